@@ -1,0 +1,34 @@
+# Everything runs in a virtual environment that make sets up by itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint kafka clean
+.DEFAULT_GOAL := demo
+
+# Installed again only when pyproject.toml or constraints.txt changed.
+# TORCH_INDEX_URL, if set, is where pip finds torch, and torch alone.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX_URL),$(BIN)/pip install --quiet --no-deps --index-url "$(TORCH_INDEX_URL)" "$$(grep '^torch==' constraints.txt)")
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/stream-ad demo
+
+test: $(INSTALLED) lint
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+kafka: $(INSTALLED)
+	$(BIN)/python -m tests.kafka_broker
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""stream_ad: anomaly detection on streams of tabular and sensor data, without labels."""

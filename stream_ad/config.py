@@ -1,0 +1,209 @@
+"""The configuration: one pydantic model a section of config.yaml. Each field is documented where it stands."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr
+
+
+class Section(BaseModel):
+    """Unknown keys are errors: a misspelt key must not be a setting silently lost."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class KafkaConnection(Section):
+    """How to reach a Kafka cluster; shared by source and sink."""
+
+    bootstrap_servers: str = "localhost:9092"
+    """Comma-separated HOST:PORT list of brokers to ask first."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI"] | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    """Give it as ${VARIABLE}, not in the file."""
+    ssl_cafile: str | None = None
+    """PEM file of the authorities that may sign the brokers' certificates."""
+    ssl_certfile: str | None = None
+    """PEM file of our own certificate, where brokers ask for one."""
+    ssl_keyfile: str | None = None
+    ssl_password: SecretStr | None = None
+    """Password of the key file."""
+    ssl_check_hostname: bool = True
+
+
+class KafkaSource(KafkaConnection):
+    """Read topics as a member of a consumer group."""
+
+    type: Literal["kafka"] = "kafka"
+    topics: Annotated[list[str], Field(min_length=1)]
+    group: str = "stream-ad"
+    """Consumer group; workers of one group share the partitions."""
+    start: Literal["earliest", "latest"] = "earliest"
+    """Where a new group begins. A partition that appears later is always read from its beginning."""
+    max_poll_records: PositiveInt = 5000
+    """Most records in one batch."""
+    max_poll_interval: PositiveFloat = 300.0
+    """Seconds without a poll after which the group takes our partitions away."""
+    session_timeout: PositiveFloat = 45.0
+    """Seconds without a heartbeat after which the group takes our partitions away."""
+    connect_timeout: PositiveFloat = 120.0
+    """Seconds to go on trying to reach the brokers at the start before giving up with exit code 1."""
+
+
+class FileSource(Section):
+    """Read a file: .csv, .jsonl, .parquet, the first two also with .gz behind."""
+
+    type: Literal["file"]
+    path: str
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    """CSV: what stands between two columns."""
+    decimal_comma: bool = False
+    """CSV: numbers are written 28,7 (as in files with `delimiter: ;`)."""
+    header_line: PositiveInt = 1
+    """CSV: number of the line that holds the column names."""
+    skip_after_header: Annotated[int, Field(ge=0)] = 0
+    """CSV: lines below the header that are not data (units, kinds)."""
+    follow: bool = False
+    """Go on waiting for lines that are appended (JSON Lines and CSV, not compressed)."""
+
+
+class MemorySource(Section):
+    """Records handed over inside the process: the demo and tests."""
+
+    type: Literal["memory"]
+
+
+class Schema(Section):
+    """What a record looks like. Feature names and their order are the schema of the model."""
+
+    format: Literal["json", "float32"] = "json"
+    """json: an object a record, or an array of objects. float32: little-endian vectors. A CSV or Parquet file
+    needs no format: its columns are the fields."""
+    features: Annotated[list[str], Field(min_length=1)]
+    """Fields that are scored, by name; a dot leads into a nested object (data.pump.temp_c)."""
+    array_field: str | None = None
+    """json: the field that holds all features as one array, in the order of `features`."""
+    key: str | None = None
+    """Field whose value is the output's key; without it the Kafka record's key."""
+    id: str | None = None
+    """Field that identifies a row; without it topic-partition-offset[-row]."""
+    timestamp: str | None = None
+    """Field with the row's time; without it the Kafka record's."""
+    timestamp_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    """Unit of numeric time stamps; auto goes by size (< 1e11 s, < 1e14 ms, < 1e17 us, else ns)."""
+    timezone: str = "UTC"
+    """Zone of textual time stamps that name none."""
+    missing_values: list[float] = []
+    """Numbers that mean 'no reading' (sentinels such as -9999)."""
+    missing_words: list[str] = ["NA", "N/A", "NaN", "null", "NULL"]
+    """Texts that mean 'no reading'; an empty cell always does."""
+    max_missing: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    """A row with a larger share of missing features is scored but not learned."""
+
+
+class DetectorSettings(Section):
+    """How the detector computes."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a CUDA device if there is one."""
+    threads: PositiveInt | None = None
+    """CPU threads for scoring and training each; by default the usable cores, shared between the two."""
+    seed: int = 0
+
+
+class Training(Section):
+    """When and on what the detector learns."""
+
+    min_rows: Annotated[int, Field(ge=50)] = 2000
+    """Rows before the first training; until then records are `warming_up`."""
+    window_rows: Annotated[int, Field(ge=50)] = 20_000
+    """Capacity of the window of inliers."""
+    every_rows: PositiveInt | None = 100_000
+    """Train again after so many records."""
+    every_seconds: PositiveFloat | None = 3600.0
+    """Train again after so long."""
+    min_interval_seconds: Annotated[float, Field(ge=0.0)] = 60.0
+    """Least time between two trainings, whatever asks for them."""
+    timeout_seconds: PositiveFloat = 1800.0
+    """A training that takes longer is stopped."""
+    cold_start: Literal["half_space_trees", "none"] = "half_space_trees"
+    """What scores while there is no model yet."""
+
+
+class Alerts(Section):
+    """How often a normal row may raise an alarm."""
+
+    false_alarm_rate: Annotated[float, Field(gt=0.0, le=0.2)] = 0.001
+    """Share of normal rows that may be flagged: 0.001 is one in a thousand. Score 1.0 stands there."""
+
+
+class KafkaSink(KafkaConnection):
+    """Write topics. Connection settings left out are the source's."""
+
+    type: Literal["kafka"] = "kafka"
+    topic: str = "stream-ad.scores"
+    """One output for each row."""
+    anomalies_topic: str | None = "stream-ad.anomalies"
+    """Flagged rows once more, by themselves."""
+    dead_letter_topic: str = "stream-ad.dead-letters"
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
+    delivery_timeout: PositiveFloat = 120.0
+    """Seconds to go on trying to deliver an output before the worker stops (nothing is committed then)."""
+
+
+class FileSink(Section):
+    """Write JSON Lines (.jsonl), also with .gz behind; dead letters beside it as NAME.dead-letters.jsonl."""
+
+    type: Literal["file"]
+    path: str
+
+
+class MemorySink(Section):
+    """Keep outputs inside the process: the demo and tests."""
+
+    type: Literal["memory"]
+
+
+class Registry(Section):
+    """Where models are kept."""
+
+    path: str = "models"
+    """Folder of the snapshots."""
+    keep: Annotated[int, Field(ge=2)] = 10
+    """How many snapshots to keep."""
+
+
+class Monitoring(Section):
+    """How the worker is watched."""
+
+    host: str = "0.0.0.0"
+    port: Annotated[int, Field(ge=0, le=65535)] = 9108
+    """HTTP port of /metrics, /livez, /readyz; 0 takes a free one."""
+    log_format: Literal["auto", "human", "json"] = "auto"
+    """auto: human on a terminal, JSON otherwise."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+SourceConfig = Annotated[KafkaSource | FileSource | MemorySource, Field(discriminator="type")]
+SinkConfig = Annotated[KafkaSink | FileSink | MemorySink, Field(discriminator="type")]
+
+
+class Config(Section):
+    """The whole of config.yaml."""
+
+    source: SourceConfig
+    schema_: Annotated[Schema, Field(alias="schema")]
+    detector: DetectorSettings = DetectorSettings()
+    training: Training = Training()
+    alerts: Alerts = Alerts()
+    sink: SinkConfig
+    registry: Registry = Registry()
+    monitoring: Monitoring = Monitoring()
+    shutdown_timeout: PositiveFloat = 30.0
+    """Seconds after SIGTERM within which the worker finishes, commits and ends."""
+
+    def dump(self) -> dict[str, Any]:
+        """All settings as plain data under the names of config.yaml, secrets masked."""
+        return self.model_dump(mode="json", by_alias=True)

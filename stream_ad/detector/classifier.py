@@ -1,0 +1,33 @@
+"""Classifier: inliers against synthetic outliers, on the statistics of the hierarchy."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Classifier(nn.Module):
+    """Several small networks size -> width -> width -> 1, trained at once as batched products; the mean logit
+    counts."""
+
+    def __init__(self, size: int, width: int, networks: int) -> None:
+        super().__init__()
+        self.weight_1 = nn.Parameter(torch.randn(networks, size, width) * (0.5 / size**0.5))
+        self.bias_1 = nn.Parameter(torch.empty(networks, 1, width).uniform_(-4.0, 2.0))
+        self.weight_2 = nn.Parameter(torch.randn(networks, width, width) / width**0.5)
+        self.bias_2 = nn.Parameter(torch.zeros(networks, 1, width))
+        self.weight_3 = nn.Parameter(torch.randn(networks, width, 1) / width**0.5)
+        self.bias_3 = nn.Parameter(torch.zeros(networks, 1, 1))
+
+    def logits(self, statistics: Tensor) -> Tensor:
+        """[n, size] -> the logit of each network, [networks, n]."""
+        hidden = F.silu(torch.matmul(statistics, self.weight_1) + self.bias_1)
+        hidden = F.silu(torch.matmul(hidden, self.weight_2) + self.bias_2)
+        return (torch.matmul(hidden, self.weight_3) + self.bias_3).squeeze(2)
+
+    def forward(self, statistics: Tensor) -> Tensor:
+        """[n, size] -> mean logit [n]; positive is an outlier."""
+        return self.logits(statistics).mean(dim=0)
+
+    def loss(self, inliers: Tensor, outliers: Tensor) -> Tensor:
+        """Binary cross-entropy of all networks on statistics [b, size] of both kinds."""
+        return F.softplus(self.logits(inliers)).mean() + F.softplus(-self.logits(outliers)).mean()

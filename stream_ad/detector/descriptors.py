@@ -1,0 +1,103 @@
+"""Stage 0, descriptors: what the first-level autoencoders look at."""
+
+import torch
+from torch import Tensor, nn
+
+FLOAT32_MAX = 3.4028234663852886e38
+
+
+def soft_clip(v: Tensor) -> Tensor:
+    """Leave |v| <= 4 as it is and compress what is beyond logarithmically, so that an extreme value stays
+    ordered without drowning the rest. Any shape, dtype kept."""
+    excess = torch.clamp(v.abs() - 4.0, min=0.0)
+    return torch.where(v.abs() > 4.0, torch.sign(v) * (4.0 + 1.5 * torch.log1p(excess)), v)
+
+
+def soft_clip_inverse(a: Tensor) -> Tensor:
+    """Undo `soft_clip`; compressed values beyond a million spreads are cut there."""
+    excess = torch.expm1(torch.clamp((a.abs() - 4.0) / 1.5, min=0.0, max=14.0))
+    return torch.where(a.abs() > 4.0, torch.sign(a) * (4.0 + excess), a)
+
+
+class Standardise(nn.Module):
+    """Descriptor A: each feature in units of its own spread, softly clipped.
+
+    Works in float64 up to the clip: a counter near 2e9 that moves by 5 has no movement left in float32.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_features, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(n_features, dtype=torch.float64))
+
+    def fit(self, x: Tensor) -> None:
+        """Learn centre and spread from x [n, d] float64, NaN allowed.
+
+        A few wild values (an unlisted sentinel of -9999) must not set the spread, so values are first cut at
+        five times the range of the middle 90 %. A column whose spread is rounding error is constant; its unit
+        is then one hundredth of its value, so that leaving the constant is seen and rounding is not.
+        """
+        low, middle, high = nan_quantiles(x, (0.05, 0.5, 0.95))
+        reach = 5.0 * (high - low)
+        # Where the middle 90 % are one value the range says nothing about the rest.
+        reach = torch.where(reach > 0.0, reach, torch.full_like(reach, torch.inf))
+        cut = torch.minimum(torch.maximum(x, low - reach), high + reach)
+        mean = middle + torch.nanmean(cut - middle, dim=0)
+        scale = torch.nanmean((cut - mean) ** 2, dim=0).sqrt()
+        rounding = 8.0 * torch.finfo(torch.float64).eps * torch.maximum(low.abs(), high.abs())
+        constant = ~(scale > rounding)
+        unit = torch.where(mean.abs() > 0.0, 0.01 * mean.abs(), torch.ones_like(mean))
+        self.mean.copy_(torch.nan_to_num(mean))
+        self.scale.copy_(torch.where(constant, torch.nan_to_num(unit, nan=1.0), scale).clamp(min=1e-300))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [n, d] float64 with NaN for missing -> A [n, d] float32, NaN where x has it."""
+        return soft_clip((x - self.mean) / self.scale).to(torch.float32)
+
+    def inverse(self, a: Tensor) -> Tensor:
+        """A [n, d] -> values in the units of the input, float64."""
+        return soft_clip_inverse(a.to(torch.float64)) * self.scale + self.mean
+
+
+class Whiten(nn.Module):
+    """Descriptor W: A rotated and scaled so that all directions of the inliers weigh the same.
+
+    W = (A - mean A) V / sqrt(w + 0.1 mean(w)) with cov(A) = V diag(w) V'. What breaks a correlation is small
+    in A and large here.
+    """
+
+    centre: Tensor
+    projection: Tensor
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(n_features))
+        self.register_buffer("projection", torch.eye(n_features))
+
+    def fit(self, a: Tensor) -> None:
+        """Learn from A [n, d] without NaN."""
+        a64 = a.to(torch.float64)
+        centre = a64.mean(dim=0)
+        covariance = (a64 - centre).T @ (a64 - centre) / max(1, a.shape[0] - 1)
+        w, v = torch.linalg.eigh(covariance)
+        w = w.clamp(min=0.0)
+        self.centre.copy_(centre)
+        self.projection.copy_(v / torch.sqrt(w + 0.1 * w.mean() + 1e-9))
+
+    def forward(self, a: Tensor) -> Tensor:
+        """A [n, d] -> W [n, d], float32."""
+        return (a - self.centre) @ self.projection
+
+
+def nan_quantiles(x: Tensor, shares: tuple[float, ...]) -> tuple[Tensor, ...]:
+    """Quantiles of each column of x [n, d] over its values that are there; 0 where none is."""
+    ordered = x.sort(dim=0).values  # NaN sorts last
+    count = (~torch.isnan(x)).sum(dim=0)
+    found = []
+    for share in shares:
+        index = ((count - 1).clamp(min=0).to(torch.float64) * share).round().to(torch.int64)
+        found.append(torch.nan_to_num(ordered.gather(0, index[None])[0]))
+    return tuple(found)

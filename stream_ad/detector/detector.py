@@ -1,0 +1,188 @@
+"""The detector as people use it: numpy in, numpy out, one compiled module behind."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stream_ad.detector.descriptors import FLOAT32_MAX
+from stream_ad.detector.fitting import Flagged, Progress, fit_hierarchical_detector
+from stream_ad.detector.hierarchical import HierarchicalDetector
+from stream_ad.detector.recipe import Recipe
+
+Float64 = NDArray[np.float64]
+Device = Literal["auto", "cpu", "cuda"]
+
+CHUNK = 4096
+"""Rows scored at once: larger chunks fall out of the processor's caches."""
+
+
+class NotFittedError(RuntimeError):
+    """The detector was asked to score before it was fitted."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """What the detector says of n rows."""
+
+    score: Float64
+    """[n] >= 0; 1.0 is the alert threshold."""
+    p_value: Float64
+    """[n] in (0, 1]: how often an inlier looks as strange."""
+    reconstruction: Float64
+    """[n, d] in the units of the input."""
+
+
+class Detector:
+    """Anomaly detector for rows of numbers, learned from inliers alone.
+
+    Works where anomalies leave the regions or break the relations that inliers keep. It judges each row by
+    itself, so it cannot see what only shows in the order of rows, such as a frozen sensor whose value still
+    fits the others.
+
+    Parameters: `false_alarm_rate`, the share of normal rows that may score 1 or more; `device`, where to
+    compute (`auto` takes a CUDA device if there is one); `seed`, the same seed and rows give the same model on
+    the same machine; `recipe`, sizes and lengths of training.
+
+    >>> import numpy as np
+    >>> from stream_ad.detector import Recipe
+    >>> rng = np.random.default_rng(0)
+    >>> load = rng.normal(size=(400, 1))
+    >>> x = load @ np.array([[1.0, 2.0, -1.0]]) + 0.1 * rng.normal(size=(400, 3))
+    >>> short = Recipe(autoencoder_steps=200, vae_steps=100, classifier_steps=100)
+    >>> detector = Detector(false_alarm_rate=0.01, device="cpu", recipe=short).fit(x)
+    >>> detector.score(np.array([[1.0, 2.0, -1.0], [1.0, 2.0, 3.0]])) > 1.0
+    array([False,  True])
+    """
+
+    def __init__(
+        self,
+        false_alarm_rate: float = 0.01,
+        device: Device = "auto",
+        seed: int = 0,
+        recipe: Recipe | None = None,
+    ) -> None:
+        self.false_alarm_rate = false_alarm_rate
+        self.device = choose_device(device)
+        self.seed = seed
+        self.recipe = recipe or Recipe()
+        self.module: HierarchicalDetector | None = None
+        self._compiled: Any = None
+
+    def fit(
+        self,
+        x: Float64,
+        *,
+        flagged: Float64 | None = None,
+        flagged_place: NDArray[np.int64] | None = None,
+        truncated: float = 0.0,
+        progress: Progress = lambda share: None,
+    ) -> Detector:
+        """Learn from inliers x [n, d] in time order, NaN for missing; return self.
+
+        `flagged` [k, d] are rows that an earlier model flagged mildly, `flagged_place` [k] how many rows of x
+        came before each, `truncated` the share of inliers that it flagged more strongly: see
+        `fitting.Flagged`. Raises `TrainingError` for fewer than eight rows.
+        """
+        rows = self._tensor(x)
+        extra = None
+        if flagged is not None and flagged_place is not None:
+            extra = Flagged(self._tensor(flagged), torch.as_tensor(flagged_place, device=self.device), truncated)
+        self.module = fit_hierarchical_detector(
+            rows, self.recipe, self.false_alarm_rate, self.seed, extra, progress
+        )
+        self._compiled = None
+        return self
+
+    def score(self, x: Float64) -> Float64:
+        """Scores [n] of rows x [n, d], NaN for missing: below 1 normal, from 1 on anomalous."""
+        return self.judge(x).score
+
+    def judge(self, x: Float64) -> Findings:
+        """Score, p-value and reconstruction of rows x [n, d], NaN for missing.
+
+        A row without one value gets the score of the most ordinary row there is; leave such rows out.
+        """
+        module = self.compiled()
+        rows = self._tensor(x)
+        with torch.inference_mode():
+            parts = [module(part) for part in rows.split(CHUNK)] or [module(rows)]
+        score, p_value, reconstruction = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+        return Findings(score, p_value, reconstruction)
+
+    def explain(self, x: Float64) -> tuple[Float64, Float64]:
+        """For rows x [n, d]: the values that were expected [n, d], in the units of the input, and each
+        feature's share in the finding [n, d], which sum to 1."""
+        module = self.compiled()
+        with torch.inference_mode():
+            parts = [module.explain(part) for part in self._tensor(x).split(CHUNK)]
+        if not parts:
+            return np.empty(x.shape), np.empty(x.shape)
+        expected, share = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+        return expected, share
+
+    def compiled(self) -> Any:
+        """The whole detector as one scripted and frozen TorchScript module on `device`.
+
+        Compiled once, at the first use; raises `NotFittedError` before `fit`.
+        """
+        if self.module is None:
+            raise NotFittedError("the detector has not learned yet: call fit(x) with rows of normal data first")
+        if self._compiled is None:
+            scripted = torch.jit.script(self.module.eval().to(self.device))
+            self._compiled = torch.jit.freeze(scripted, preserved_attrs=["explain"])
+        return self._compiled
+
+    def description(self) -> dict[str, Any]:
+        """What `restore` needs beside the tensors, as JSON-able data."""
+        module = self._fitted()
+        return {
+            "kind": "hierarchical",
+            "n_features": module.standardise.mean.shape[0],
+            "prototypes": module.codebook.prototypes.shape[0],
+            "false_alarm_rate": self.false_alarm_rate,
+            "seed": self.seed,
+            "recipe": asdict(self.recipe),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that was learned, by name, on the CPU."""
+        return {name: value.cpu().contiguous() for name, value in self._fitted().state_dict().items()}
+
+    @classmethod
+    def restore(cls, description: dict[str, Any], tensors: dict[str, Tensor], device: Device = "auto") -> Detector:
+        """Rebuild a detector from `description()` and `tensors()`."""
+        recipe = Recipe(**description["recipe"])
+        detector = cls(description["false_alarm_rate"], device, description["seed"], recipe)
+        module = HierarchicalDetector(description["n_features"], description["prototypes"], recipe)
+        module.load_state_dict(tensors)
+        detector.module = module.eval().to(detector.device)
+        return detector
+
+    def _fitted(self) -> HierarchicalDetector:
+        if self.module is None:
+            raise NotFittedError("the detector has not learned yet: call fit(x) with rows of normal data first")
+        return self.module
+
+    def _tensor(self, x: Float64) -> Tensor:
+        """x as float64 on the device, infinities clipped to what float32 can hold."""
+        rows = np.clip(np.asarray(x, dtype=np.float64), -FLOAT32_MAX, FLOAT32_MAX)
+        if rows.ndim != 2:
+            raise ValueError(f"rows must be an array [n, features], not of shape {rows.shape}")
+        if self.module is not None and rows.shape[1] != self.module.standardise.mean.shape[0]:
+            known = self.module.standardise.mean.shape[0]
+            raise ValueError(f"the detector has learned {known} features, these rows have {rows.shape[1]}")
+        return torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
+
+
+def choose_device(device: Device) -> torch.device:
+    """`auto` is CUDA where there is one. Raises ValueError for `cuda` where there is none."""
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ValueError("detector.device is cuda, but PyTorch finds no CUDA device: use auto or cpu")
+    return torch.device("cuda" if device == "cuda" or (device == "auto" and available) else "cpu")

@@ -1,0 +1,253 @@
+"""Fitting the detector: one flat pass through the stages, then calibration on rows kept out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stream_ad.detector.autoencoder import corrupt
+from stream_ad.detector.hierarchical import HierarchicalDetector, prototypes_for
+from stream_ad.detector.outskirts import select_outskirts
+from stream_ad.detector.recipe import Recipe
+from stream_ad.detector.synthesis import Synthesiser
+
+LEAST_ROWS = 8
+BLOCKS = 40
+Progress = Callable[[float], None]
+"""Called with the share done, 0 to 1."""
+
+
+class TrainingError(ValueError):
+    """The rows cannot be learned from; the message says why."""
+
+
+@dataclass(slots=True)
+class Flagged:
+    """Rows that the model before this one flagged, but not strongly: they help to calibrate, not to train.
+
+    Without them the window is cut off at the old threshold, and each retrain would add about alpha to the
+    false-alarm rate.
+    """
+
+    rows: Tensor
+    """[k, d]"""
+    place: Tensor
+    """[k] how many rows of the window came before each."""
+    truncated: float
+    """Share of the inliers that were flagged more strongly than these and are in neither."""
+
+
+def fit_hierarchical_detector(
+    x: Tensor,
+    recipe: Recipe,
+    alpha: float,
+    seed: int,
+    flagged: Flagged | None = None,
+    progress: Progress = lambda share: None,
+) -> HierarchicalDetector:
+    """Fit all stages on inliers x [n, d] float64 in time order, NaN for missing.
+
+    The device is that of x. Raises `TrainingError` for fewer than eight rows.
+    """
+    n = x.shape[0]
+    if n < LEAST_ROWS:
+        raise TrainingError(f"{n} rows are too few to learn from: at least {LEAST_ROWS} are needed")
+    if flagged is None:
+        none = torch.empty(0, dtype=torch.int64, device=x.device)
+        flagged = Flagged(x[:0], none, 0.0)
+    generator = torch.Generator(device=x.device)
+    generator.manual_seed(seed)
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        if n >= recipe.cross_fit_below:
+            fold = blocks_to_folds(n, round(1.0 / recipe.calibration_share), seed).to(x.device)
+            held = fold == 0
+            detector = train(x[~held], recipe, generator, progress)
+            raw = [held_out_scores(detector, x, flagged, fold, 0)]
+        else:
+            folds = recipe.cross_fit_folds
+            fold = blocks_to_folds(n, folds, seed).to(x.device)
+            raw = []
+            for i in range(folds):
+                part = train(x[fold != i], recipe, generator, part_of(progress, i, folds + 1))
+                raw.append(held_out_scores(part, x, flagged, fold, i))
+            detector = train(x, recipe, generator, part_of(progress, folds, folds + 1))
+    detector.calibration.fit(torch.cat(raw), alpha, flagged.truncated)
+    return detector
+
+
+def blocks_to_folds(n: int, folds: int, seed: int) -> Tensor:
+    """Fold number [n] of each row: contiguous blocks of the window, dealt out at random.
+
+    Neighbours in time are near copies, so single rows drawn at random would make every model look better than
+    the next hour will. Blocks from all over the window, because a single recent one sees one time of the day;
+    at random, because equally spaced ones would fall into step with the day. The last block is in fold 0.
+    """
+    blocks = max(folds, min(BLOCKS, n // 4))
+    dealt = torch.arange(blocks) % folds
+    dealt = dealt[torch.randperm(blocks, generator=torch.Generator().manual_seed(seed))]
+    first = int(torch.nonzero(dealt == 0)[0])
+    dealt[first], dealt[-1] = dealt[-1].clone(), 0
+    return dealt[torch.arange(n) * blocks // n]
+
+
+def held_out_scores(
+    detector: HierarchicalDetector, x: Tensor, flagged: Flagged, fold: Tensor, which: int
+) -> Tensor:
+    """Raw scores of the rows of one fold, and of the flagged rows that fell between them."""
+    place = flagged.place.clamp(max=x.shape[0] - 1)
+    rows = torch.cat([x[fold == which], flagged.rows[fold[place] == which]])
+    with torch.no_grad():
+        scores = [
+            detector.raw_score(detector.impute(detector.standardise(part)))[0] for part in rows.split(8192)
+        ]
+    return torch.cat(scores)
+
+
+def part_of(progress: Progress, index: int, parts: int) -> Progress:
+    return lambda share: progress((index + share) / parts)
+
+
+def train(x: Tensor, recipe: Recipe, generator: torch.Generator, progress: Progress) -> HierarchicalDetector:
+    """All stages but calibration, in the order of the paper."""
+    n, d = x.shape
+    detector = HierarchicalDetector(d, prototypes_for(n, recipe), recipe).to(x.device)
+    with torch.no_grad():
+        detector.standardise.fit(x)
+        a = detector.impute.fit(detector.standardise(x))
+        detector.whiten.fit(a)
+        w = detector.whiten(a)
+    fit_autoencoders(detector, a, w, recipe, generator, part_of(progress, 0, 3))
+    with torch.no_grad():
+        codes = detector.autoencoder_a.encode(a), detector.autoencoder_w.encode(w)
+        detector.fusion.fit(*codes)
+        fused = detector.fusion(*codes)
+    fit_vae(detector, fused, recipe, generator, part_of(progress, 1, 3))
+    with torch.no_grad():
+        mu, log_variance = detector.vae.encode(fused)
+        detector.latent_spread.fit(mu)
+        outskirts = select_outskirts(detector.latent_spread(mu), recipe.outskirts_share)
+        synthesiser = Synthesiser(
+            detector.whiten,
+            detector.autoencoder_a,
+            detector.autoencoder_w,
+            detector.fusion,
+            detector.vae,
+            mu[outskirts],
+            log_variance[outskirts],
+            mu.mean(dim=0),
+        )
+        half = recipe.synthetic_outliers // 2
+        outliers = torch.cat(
+            [synthesiser.outside(half, generator), synthesiser.substitute(half, a, generator)]
+        )
+        inlier_statistics = fit_statistics(detector, a, generator)
+        outlier_statistics = torch.cat([detector.statistics(part)[0] for part in outliers.split(8192)])
+    fit_classifier(
+        detector, inlier_statistics, outlier_statistics, recipe, generator, part_of(progress, 2, 3)
+    )
+    with torch.no_grad():
+        parts = detector.parts(inlier_statistics)
+        low, high = torch.quantile(parts, 0.5, dim=0), torch.quantile(parts, 0.95, dim=0)
+        detector.part_low.copy_(low)
+        detector.part_range.copy_((high - low).clamp(min=0.5))
+        flush_denormals(detector)
+    return detector.eval()
+
+
+def fit_autoencoders(
+    detector: HierarchicalDetector,
+    a: Tensor,
+    w: Tensor,
+    recipe: Recipe,
+    generator: torch.Generator,
+    progress: Progress,
+) -> None:
+    """Both denoising autoencoders in one optimiser: smooth L1 from the corrupted to the clean descriptor."""
+    both = nn.ModuleList([detector.autoencoder_a, detector.autoencoder_w])
+    steps = optimise(both, 2e-3, 1e-5, recipe.autoencoder_steps, progress)
+    for step in steps:
+        rows = torch.randint(a.shape[0], (recipe.batch,), device=a.device, generator=generator)
+        loss = torch.zeros((), device=a.device)
+        for autoencoder, descriptor in ((detector.autoencoder_a, a), (detector.autoencoder_w, w)):
+            clean = descriptor[rows]
+            shown = corrupt(clean, generator)
+            loss = loss + F.smooth_l1_loss(autoencoder.decode(autoencoder.encode(shown)), clean)
+        step(loss)
+
+
+def fit_vae(
+    detector: HierarchicalDetector,
+    fused: Tensor,
+    recipe: Recipe,
+    generator: torch.Generator,
+    progress: Progress,
+) -> None:
+    for step in optimise(detector.vae, 2e-3, 0.0, recipe.vae_steps, progress):
+        rows = torch.randint(fused.shape[0], (recipe.batch,), device=fused.device, generator=generator)
+        step(detector.vae.loss(fused[rows], generator))
+
+
+def fit_statistics(detector: HierarchicalDetector, a: Tensor, generator: torch.Generator) -> Tensor:
+    """Fit code-book and normalisation; return the training rows' normalised statistics [n, 13]."""
+    pieces = [detector.hierarchy(part)[:2] for part in a.split(8192)]
+    points = torch.cat([piece[1] for piece in pieces])
+    chosen = detector.codebook.fit(points, generator)
+    if bool((chosen >= 0).any()):
+        distances = detector.codebook.leave_one_out(points, chosen)
+    else:
+        distances = detector.codebook(points)
+    statistics = torch.cat(
+        [torch.cat([piece[0] for piece in pieces]), distances[0][:, None], distances[1][:, None]], dim=1
+    )
+    detector.normalise.fit(statistics)
+    normalised: Tensor = detector.normalise(statistics)
+    return normalised
+
+
+def fit_classifier(
+    detector: HierarchicalDetector,
+    inliers: Tensor,
+    outliers: Tensor,
+    recipe: Recipe,
+    generator: torch.Generator,
+    progress: Progress,
+) -> None:
+    for step in optimise(detector.classifier, 3e-3, 1e-4, recipe.classifier_steps, progress):
+        kind = {"device": inliers.device, "generator": generator}
+        some = inliers[torch.randint(inliers.shape[0], (recipe.batch,), **kind)]
+        others = outliers[torch.randint(outliers.shape[0], (recipe.batch,), **kind)]
+        step(detector.classifier.loss(some, others))
+
+
+def optimise(
+    module: nn.Module, learning_rate: float, weight_decay: float, steps: int, progress: Progress
+) -> Iterator[Callable[[Tensor], None]]:
+    """Adam with a one-cycle learning rate (a tenth warm-up, then cosine); yields what to do with each loss."""
+    optimiser = torch.optim.Adam(
+        module.parameters(), lr=learning_rate, weight_decay=weight_decay, foreach=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.1)
+
+    def step(loss: Tensor) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        nn.utils.clip_grad_norm_(module.parameters(), 5.0)
+        optimiser.step()
+        schedule.step()
+
+    for i in range(steps):
+        yield step
+        if i % 50 == 0:
+            progress(i / steps)
+
+
+def flush_denormals(module: nn.Module) -> None:
+    """Set weights too small to matter to zero: some processors compute them forty times slower."""
+    for parameter in module.parameters():
+        parameter.masked_fill_(parameter.abs() < 1e-30, 0.0)

@@ -1,0 +1,53 @@
+"""The thirteen statistics of a row, each on one scale: what the hierarchy found strange about it."""
+
+import torch
+from torch import Tensor, nn
+
+NAMES = (
+    "residual_a_squared",
+    "residual_a_absolute",
+    "residual_a_largest",
+    "residual_w_squared",
+    "residual_w_absolute",
+    "residual_w_largest",
+    "vae_error",
+    "latent_distance",
+    "latent_divergence",
+    "size_a",
+    "size_w",
+    "nearest_prototype",
+    "nearest_by_group",
+)
+
+
+def compress(v: Tensor, limit: float) -> Tensor:
+    """Leave v <= limit as it is and let what is beyond grow logarithmically: no two rows end on one top value."""
+    return torch.where(v > limit, limit * (1.0 + torch.log1p((v / limit - 1.0).clamp(min=0.0))), v)
+
+
+class NormaliseStatistics(nn.Module):
+    """log(s + 0.02 median + 1e-6), minus the training median, by half the training range of the middle 80 %."""
+
+    offset: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.zeros(len(NAMES)))
+        self.register_buffer("centre", torch.zeros(len(NAMES)))
+        self.register_buffer("scale", torch.ones(len(NAMES)))
+
+    def fit(self, statistics: Tensor) -> None:
+        """Learn from the training rows' statistics [n, 13]."""
+        self.offset.copy_(0.02 * statistics.median(dim=0).values + 1e-6)
+        logs = torch.log(statistics + self.offset)
+        low, middle, high = (torch.quantile(logs, q, dim=0) for q in (0.1, 0.5, 0.9))
+        self.centre.copy_(middle)
+        # Where nearly all rows are one and the same the range is 0, and any step would be infinitely far out.
+        self.scale.copy_((0.5 * (high - low)).clamp(min=0.2))
+
+    def forward(self, statistics: Tensor) -> Tensor:
+        """[n, 13] >= 0, larger is stranger -> [n, 13] from -8 on."""
+        logs = torch.log(statistics + self.offset)
+        return compress(((logs - self.centre) / self.scale).clamp(min=-8.0), 15.0)

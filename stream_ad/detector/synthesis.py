@@ -1,0 +1,69 @@
+"""Synthesis: outliers made from the outskirts, without one real outlier."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stream_ad.detector.autoencoder import Autoencoder
+from stream_ad.detector.descriptors import Whiten
+from stream_ad.detector.fusion import Fusion
+from stream_ad.detector.vae import VariationalAutoencoder
+
+
+class Synthesiser:
+    """Draws synthetic outliers in A-space from the posteriors of the outskirts.
+
+    z = mu + push (mu - mean mu) + s sigma eps is decoded down the hierarchy. Half of the outliers are such
+    samples as they are (`outside`); the other half are training rows in which a random part of the features
+    is overwritten by those of a sample (`substitute`): plausible values that do not belong together.
+    """
+
+    def __init__(
+        self,
+        whiten: Whiten,
+        autoencoder_a: Autoencoder,
+        autoencoder_w: Autoencoder,
+        fusion: Fusion,
+        vae: VariationalAutoencoder,
+        mu: Tensor,
+        log_variance: Tensor,
+        centre: Tensor,
+    ) -> None:
+        """mu and log_variance [k, z] are the posteriors of the outskirts, centre [z] the mean of all mu."""
+        self.whiten = whiten
+        self.autoencoder_a = autoencoder_a
+        self.autoencoder_w = autoencoder_w
+        self.fusion = fusion
+        self.vae = vae
+        self.mu = mu
+        self.sigma = torch.exp(0.5 * log_variance)
+        self.centre = centre
+        self.unwhiten = torch.linalg.pinv(whiten.projection.to(torch.float64)).to(torch.float32)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latent [n, z] -> A [n, d], the mean of what both autoencoders decode."""
+        code_a, code_w = self.fusion.inverse(self.vae.decode(z))
+        from_a = self.autoencoder_a.decode(code_a)
+        from_w = self.autoencoder_w.decode(code_w) @ self.unwhiten + self.whiten.centre
+        return 0.5 * (from_a + from_w)
+
+    def outside(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` decoded samples, pushed outwards by up to once their distance. [count, d]"""
+        kind = {"device": self.mu.device, "generator": generator}
+        pick = torch.randint(self.mu.shape[0], (count,), **kind)
+        u = torch.rand(count, 1, **kind)
+        eps = torch.randn(count, self.mu.shape[1], **kind)
+        mu, sigma = self.mu[pick], self.sigma[pick]
+        z = mu + u * (mu - self.centre) + (1.0 + 3.0 * u) * sigma * eps
+        return self.decode(z).clamp(-12.0, 12.0)
+
+    def substitute(self, count: int, inliers: Tensor, generator: torch.Generator) -> Tensor:
+        """`count` rows of `inliers` [n, d], a random part of each overwritten by an outside sample. [count, d]"""
+        kind = {"device": inliers.device, "generator": generator}
+        rows = inliers[torch.randint(inliers.shape[0], (count,), **kind)]
+        share = 0.05 + 0.6 * torch.rand(count, 1, **kind)
+        chosen = torch.rand(rows.shape, **kind) < share
+        one = torch.randint(rows.shape[1], (count, 1), **kind)
+        chosen.scatter_(1, one, True)
+        return torch.where(chosen, self.outside(count, generator), rows)
