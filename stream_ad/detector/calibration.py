@@ -12,8 +12,8 @@ TAIL_SHARE = 0.1
 class Calibration(nn.Module):
     """Conformal p-values against held-out inliers, with a generalised Pareto tail.
 
-    p = (1 + number of held-out raw scores >= s) / (n + 1) (Vovk et al. 2005) in the body. Above the largest
-    tenth a generalised Pareto distribution is fitted to the excesses (Pickands 1975), so that p goes on
+    p = (1 + number of held-out raw scores >= s) / (n + 1) (Vovk et al. 2005) in the body. Above the largest few
+    a generalised Pareto distribution is fitted to the excesses (Pickands 1975), so that p goes on
     falling where no held-out row is left. score = log p / log alpha: 1.0 stands exactly at p = alpha.
     """
 
@@ -43,9 +43,13 @@ class Calibration(nn.Module):
         self.table.copy_(ordered[pick])
         self.body.copy_(torch.tensor([float(n), truncated], dtype=torch.float64))
         self.alpha.fill_(alpha)
-        wanted = max(TAIL_SHARE * n, min(20.0, n / 2.0))
-        threshold = ordered[n - 1 - min(n - 1, math.ceil(wanted))]
-        excess = (ordered[ordered > threshold] - threshold).cpu()
+        # As few rows as a fit can do with: the nearer the tail begins to alpha, the less it matters that the
+        # distribution is no Pareto's.
+        wanted = max(min(TAIL_SHARE * n, max(50.0, 2.0 * alpha * n)), min(20.0, n / 2.0))
+        # The smallest score above the body, so that a gap below the tail is not taken for its length.
+        tail = ordered[ordered > ordered[n - 1 - min(n - 1, math.ceil(wanted))]]
+        threshold = tail[0] if tail.shape[0] > 0 else ordered[-1]
+        excess = (tail[tail > threshold] - threshold).cpu()
         shape, scale = fit_generalised_pareto(excess)
         above = excess.shape[0] / n
         p_at_threshold = max(above * (1.0 - truncated) + truncated, 1.0 / (n + 1.0))
@@ -66,7 +70,7 @@ class Calibration(nn.Module):
         spread = torch.maximum(scale + shape * seen, 0.2 * scale)
         decay = torch.log(spread / scale) / shape + (excess - seen) / spread
         p_tail = p_at_threshold * torch.exp(-decay)
-        p = torch.where(s > threshold, torch.minimum(p_tail, p_body), p_body).clamp(1e-300, 1.0)
+        p = torch.where(s > threshold, p_tail, p_body).clamp(1e-300, 1.0)
         return torch.log(p) / torch.log(self.alpha) + 0.0, p
 
 
@@ -107,13 +111,10 @@ def fit_generalised_pareto(excess: Tensor) -> tuple[float, float]:
     shapes = torch.log1p(-theta[:, None] * x[None, :]).mean(dim=1)
     likelihood = k * (torch.log(-theta / shapes) - shapes - 1.0)
     weight = torch.softmax(likelihood, dim=0)
-    best = (theta * weight).sum()
-    shape = float(torch.log1p(-best * x).mean())
-    scale = -shape / float(best)
-    shape = (k * shape) / (k + 10.0)
-    shape = min(0.5, max(-0.25, shape))
+    shape = float(torch.log1p(-(theta * weight).sum() * x).mean())
+    shape = min(0.5, max(-0.25, k * shape / (k + 10.0)))
     if abs(shape) < 1e-4:
         shape = 1e-4
-    # A negative shape must leave room for the largest excess.
-    scale = max(scale, 1.05 * max(0.0, -shape) * float(x[-1]), 1e-3)
+    # The scale that goes with this shape: the mean of the distribution is scale / (1 - shape).
+    scale = max(float(x.mean()) * (1.0 - shape), 1.05 * max(0.0, -shape) * float(x[-1]), 1e-3)
     return shape, scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -115,6 +116,12 @@ class Detector:
         score, p_value, reconstruction = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
         return Findings(score, p_value, reconstruction)
 
+    def score_eager(self, x: Float64) -> Float64:
+        """As `score`, by the module that is not compiled: to check the one against the other."""
+        with torch.inference_mode():
+            score: Tensor = self._fitted()(self._tensor(x))[0]
+        return score.cpu().numpy()
+
     def explain(self, x: Float64) -> tuple[Float64, Float64]:
         """For rows x [n, d]: the values that were expected [n, d], in the units of the input, and each
         feature's share in the finding [n, d], which sum to 1."""
@@ -131,12 +138,24 @@ class Detector:
 
         Compiled once, at the first use; raises `NotFittedError` before `fit`.
         """
-        if self.module is None:
-            raise NotFittedError("the detector has not learned yet: call fit(x) with rows of normal data first")
+        module = self._fitted()
         if self._compiled is None:
-            scripted = torch.jit.script(self.module.eval().to(self.device))
+            with warnings.catch_warnings():
+                # TorchScript is deprecated upstream; a test holds that torch.export takes the module too.
+                warnings.simplefilter("ignore")
+                scripted = torch.jit.script(module.eval().to(self.device))
             self._compiled = torch.jit.freeze(scripted, preserved_attrs=["explain"])
         return self._compiled
+
+    @property
+    def centre(self) -> Float64:
+        """[d] an ordinary value of each feature."""
+        return self._fitted().standardise.mean.cpu().numpy()
+
+    @property
+    def spread(self) -> Float64:
+        """[d] the unit in which each feature is measured inside."""
+        return self._fitted().standardise.scale.cpu().numpy()
 
     def description(self) -> dict[str, Any]:
         """What `restore` needs beside the tensors, as JSON-able data."""

@@ -1,0 +1,48 @@
+"""What in the training rows a person should look at."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+FEWEST_REPEATS = 3
+LEAST_STEPS = 16
+
+
+def suspicious_values(x: Float64, features: list[str]) -> list[str]:
+    """Values of x [n, d] that lie far outside and come back again and again: most likely 'no reading'.
+
+    One text a value, such as 'temp_c: -9999 five times'.
+    """
+    found = []
+    for name, column in zip(features, x.T, strict=True):
+        known = column[~np.isnan(column)]
+        if len(known) < FEWEST_REPEATS:
+            continue
+        low, high = np.quantile(known, [0.05, 0.95])
+        reach = 5.0 * (high - low)
+        outside = known[(known < low - reach) | (known > high + reach)] if reach > 0.0 else known[:0]
+        values, counts = np.unique(outside, return_counts=True)
+        found += [
+            f"{name}: {value:g} {count} times; if it means 'no reading', list it in schema.missing_values"
+            for value, count in zip(values, counts, strict=True)
+            if count >= FEWEST_REPEATS
+        ]
+    return found
+
+
+def too_coarse_for_float32(x: Float64, features: list[str]) -> list[str]:
+    """Columns of x [n, d] whose spread is lost where values travel as float32.
+
+    The detector centres in float64, so this matters only if producers send float32.
+    """
+    found = []
+    for name, column in zip(features, x.T, strict=True):
+        known = column[~np.isnan(column)]
+        spread = float(known.std()) if len(known) else 0.0
+        step = float(np.spacing(np.float32(np.abs(known).max()))) if len(known) else 0.0
+        if 0.0 < spread < LEAST_STEPS * step:
+            found.append(f"{name}: spread {spread:.3g}, but float32 moves in steps of {step:.3g} there")
+    return found

@@ -1,0 +1,123 @@
+"""The learning loop: window, triggers, trainer and swap, one step after each batch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_ad.detector import Recipe
+from stream_ad.learning.follower import LoadedModel, ModelFollower
+from stream_ad.learning.trainer import Outcome, Trainer, remove_leftovers
+from stream_ad.learning.training_job import Job
+from stream_ad.learning.triggers import Triggers
+from stream_ad.learning.window import InlierWindow
+from stream_ad.registry import ModelRegistry
+
+log = logging.getLogger("stream_ad.learning")
+
+
+@dataclass(frozen=True, slots=True)
+class LearningSettings:
+    """What the learning loop takes from the configuration."""
+
+    features: list[str]
+    fingerprint: str
+    false_alarm_rate: float
+    min_rows: int
+    window_rows: int
+    every_rows: int | None
+    every_seconds: float | None
+    min_interval_seconds: float
+    timeout_seconds: float
+    device: str
+    seed: int
+    threads: int
+
+
+class Learner:
+    """Owns all that the next model comes from. No method of it waits for a training."""
+
+    def __init__(self, settings: LearningSettings, registry: ModelRegistry, recipe: Recipe | None = None) -> None:
+        self.window = InlierWindow(settings.window_rows, len(settings.features))
+        self.trainer = Trainer(settings.timeout_seconds)
+        self.triggers = Triggers(
+            settings.min_rows, settings.every_rows, settings.every_seconds, settings.min_interval_seconds
+        )
+        self.follower = ModelFollower(registry, settings.features, settings.fingerprint, settings.device)
+        self._settings = settings
+        self._registry = registry
+        self._recipe = recipe or Recipe()
+        self._requested: str | None = None
+
+    def restore(self) -> LoadedModel | None:
+        """Take up where the last run ended: its window, and the live model if there is one.
+
+        Raises `SchemaMismatch` if that model has another schema.
+        """
+        remove_leftovers(Path(self._registry.path))
+        model = self.follower.first()
+        arrays = self._registry.load_window()
+        if arrays is not None and arrays["inliers.values"].shape[1] == len(self._settings.features):
+            self.window.restore(arrays)
+            log.info("the window of the last run is back", extra={"rows": len(self.window)})
+        if model is not None:
+            self.triggers.has_model = True
+            self.triggers.rows_at_start = self.window.seen
+            self.triggers.last_started = time.monotonic()
+        return model
+
+    def observe(self, values: NDArray[np.float64], score: NDArray[np.float64]) -> None:
+        """Offer rows [n, d] with their scores [n] (NaN: no model) to the window."""
+        self.window.add(values, score)
+
+    def request(self, trigger: str) -> None:
+        """Ask for a training by hand; it starts with the next step, the minimum distance notwithstanding."""
+        self._requested = trigger
+
+    def step(self) -> tuple[Outcome | None, LoadedModel | None]:
+        """What ended and what is ready since the last step; starts a training if one is due."""
+        now = time.monotonic()
+        outcome = self.trainer.poll()
+        if outcome is not None:
+            self.triggers.finished(outcome.result in ("accepted", "rejected"))
+            self.follower.look_now()
+        model = self.follower.next_model(now)
+        if model is not None:
+            self.triggers.has_model = True
+        if not self.trainer.running:
+            trigger = self._requested or self.triggers.due(now, self.window.seen, len(self.window))
+            if trigger is not None:
+                self._requested = None
+                self._start(trigger, now)
+        return outcome, model
+
+    def _start(self, trigger: str, now: float) -> None:
+        s = self._settings
+        job = Job(
+            registry=str(self._registry.path),
+            keep=self._registry.keep,
+            features=s.features,
+            fingerprint=s.fingerprint,
+            false_alarm_rate=s.false_alarm_rate,
+            device=s.device,
+            seed=s.seed,
+            threads=s.threads,
+            trigger=trigger,
+            recipe=asdict(self._recipe),
+            parent=os.getpid(),
+        )
+        self.triggers.started(now, self.window.seen)
+        self.trainer.start(job, self.window.state())
+        log.info("training started", extra={"trigger": trigger, "rows": len(self.window)})
+
+    def close(self) -> None:
+        """End a running training and keep the window for the next run."""
+        self.trainer.stop()
+        if len(self.window):
+            self._registry.save_window(self.window.state())

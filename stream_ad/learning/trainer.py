@@ -1,0 +1,151 @@
+"""The trainer process as the worker sees it: started, waited for, never in the way."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_ad.learning.training_job import JOB_FILE, RESULT_FILE, WINDOW_FILE, Job, Result
+
+log = logging.getLogger("stream_ad.trainer")
+
+FOLDER_PREFIX = ".training-"
+LOG_TAIL = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a training."""
+
+    trigger: str
+    result: str
+    """accepted, rejected, error, killed or timeout."""
+    seconds: float
+    version: str | None = None
+    message: str = ""
+
+
+class Trainer:
+    """Runs one training at a time in a process of its own and tells how it ended.
+
+    The window travels by file, in the registry's folder: shared memory is 64 MB in many containers. A crashed,
+    hung or killed training costs an `Outcome` and nothing else.
+    """
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._timeout = timeout_seconds
+        self._thread: threading.Thread | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._outcome: Outcome | None = None
+        self._stopping = threading.Event()
+
+    @property
+    def running(self) -> bool:
+        return self._thread is not None
+
+    def start(self, job: Job, window: dict[str, NDArray[np.generic]]) -> None:
+        """Begin; `window` is written and the process watched in a thread, so this returns at once."""
+        if self.running:
+            raise RuntimeError("a training is running already")
+        self._thread = threading.Thread(target=self._run, args=(job, window), name="trainer", daemon=True)
+        self._thread.start()
+
+    def poll(self) -> Outcome | None:
+        """The outcome of the training that ended since the last call, if one did."""
+        if self._thread is None or self._thread.is_alive():
+            return None
+        self._thread.join()
+        self._thread = None
+        return self._outcome
+
+    def stop(self) -> None:
+        """End a running training; waits a moment for its process to go."""
+        self._stopping.set()
+        if (process := self._process) is not None and process.poll() is None:
+            process.kill()
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+
+    def _run(self, job: Job, window: dict[str, NDArray[np.generic]]) -> None:
+        started = time.monotonic()
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=job.registry))
+        except OSError as error:
+            self._outcome = Outcome(job.trigger, "error", 0.0, message=f"no folder for the training: {error}")
+            return
+        try:
+            result, version, message = self._train(folder, job, window)
+        except Exception as error:  # noqa: BLE001  # whatever it is, scoring goes on and the outcome tells
+            log.exception("training could not be run")
+            result, version, message = "error", None, repr(error)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._outcome = Outcome(job.trigger, result, time.monotonic() - started, version, message)
+
+    def _train(
+        self, folder: Path, job: Job, window: dict[str, NDArray[np.generic]]
+    ) -> tuple[str, str | None, str]:
+        """Run the process to its end; return result, version and message."""
+        from safetensors.numpy import save_file
+
+        save_file({name: np.ascontiguousarray(array) for name, array in window.items()}, folder / WINDOW_FILE)
+        (folder / JOB_FILE).write_text(json.dumps(asdict(job)))
+        threads = str(job.threads)
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        with (folder / "log").open("wb") as output:
+            # A session of its own: Ctrl-C in the worker's terminal must not hit it in the middle of a write.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "stream_ad.learning.training_job", str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                start_new_session=True,
+            )
+        if self._stopping.is_set():
+            self._process.kill()
+        try:
+            code = self._process.wait(timeout=self._timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return "timeout", None, f"not done after training.timeout_seconds = {self._timeout:g}"
+        written = (folder / "log").read_text(errors="replace")[-LOG_TAIL:]
+        if code == 0:
+            result = Result(**json.loads((folder / RESULT_FILE).read_text()))
+            return ("accepted" if result.accepted else "rejected"), result.version, "; ".join(result.reasons)
+        if code < 0:
+            hint = ": out of memory? Give it more, or lower training.window_rows" if -code == signal.SIGKILL else ""
+            return "killed", None, f"ended by signal {-code}{hint}"
+        return "error", None, f"exit code {code}\n{written}"
+
+
+def remove_leftovers(registry: Path) -> None:
+    """Delete the folders of trainings whose worker was killed. Only for folders that no process uses."""
+    for folder in registry.glob(FOLDER_PREFIX + "*"):
+        if not _alive(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(folder: Path) -> bool:
+    """Whether the worker that started this training still lives."""
+    try:
+        parent = int(json.loads((folder / JOB_FILE).read_text())["parent"])
+        os.kill(parent, 0)
+    except (OSError, ValueError, KeyError):
+        # Without a job yet: young folders may be about to get one.
+        return folder.exists() and not (folder / JOB_FILE).exists() and time.time() - folder.stat().st_mtime < 600
+    return parent != os.getpid()

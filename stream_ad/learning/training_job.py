@@ -1,0 +1,134 @@
+"""One training in a process of its own: `python -m stream_ad.learning.training_job FOLDER`.
+
+The job comes as files (job.json, window.safetensors) and ends as files (a snapshot in the registry, result.json):
+no shared memory, no pickle, and nothing of the parent's program is imported again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+JOB_FILE = "job.json"
+WINDOW_FILE = "window.safetensors"
+RESULT_FILE = "result.json"
+NICENESS = 10
+OOM_SCORE = "600"
+"""If memory runs out, the trainer goes and the scorer stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a training process needs to know beside the window."""
+
+    registry: str
+    keep: int
+    features: list[str]
+    fingerprint: str
+    false_alarm_rate: float
+    device: str
+    seed: int
+    threads: int
+    trigger: str
+    recipe: dict[str, Any]
+    parent: int
+    """Process id of the worker; the training ends when the worker is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a training that came to its end ended."""
+
+    version: str
+    accepted: bool
+    reasons: list[str]
+
+
+def run(folder: Path) -> Result:
+    """Fit, judge and store a model; make it live if the gate lets it through."""
+    import torch
+    from safetensors.numpy import load_file
+
+    from stream_ad.detector import Detector, Recipe
+    from stream_ad.learning import gate
+    from stream_ad.learning.window import InlierWindow
+    from stream_ad.registry import ModelRegistry, Snapshot
+
+    job = Job(**json.loads((folder / JOB_FILE).read_text()))
+    torch.set_num_threads(job.threads)
+    started = time.time()
+    arrays = load_file(folder / WINDOW_FILE)
+    window = InlierWindow(max(1, len(arrays["inliers.score"])), len(job.features))
+    window.restore(arrays)
+    training = window.training_rows()
+
+    def end_with_parent(share: float) -> None:
+        if os.getppid() != job.parent:
+            raise SystemExit("the worker is gone")
+
+    detector = Detector(job.false_alarm_rate, job.device, job.seed, Recipe(**job.recipe))  # type: ignore[arg-type]  # device was checked by the config
+    detector.fit(
+        training.rows,
+        flagged=training.flagged,
+        flagged_place=training.flagged_place,
+        truncated=training.truncated(job.false_alarm_rate),
+        progress=end_with_parent,
+    )
+    verdict = gate.judge(detector, training.rows)
+    snapshot = Snapshot(
+        version="",
+        weights=detector.tensors(),
+        description=detector.description(),
+        schema_fingerprint=job.fingerprint,
+        features=job.features,
+        report=report(job, training.rows, time.time() - started, verdict.alert_rate),
+        verdict={"accepted": verdict.accepted, "reasons": verdict.reasons},
+        created_at=time.time(),
+        window=arrays,
+    )
+    registry = ModelRegistry(job.registry, job.keep)
+    version = registry.save(snapshot)
+    if verdict.accepted:
+        registry.set_live(version)
+    registry.prune()
+    return Result(version, verdict.accepted, verdict.reasons)
+
+
+def report(job: Job, rows: np.ndarray[Any, np.dtype[np.float64]], seconds: float, alert_rate: float) -> dict[str, Any]:
+    """The training report that is stored with the model."""
+    from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32
+
+    return {
+        "trigger": job.trigger,
+        "rows": len(rows),
+        "distinct_rows_share": len(np.unique(rows, axis=0)) / max(1, len(rows)),
+        "seconds": seconds,
+        "alert_rate": alert_rate,
+        "missing_share": dict(zip(job.features, np.isnan(rows).mean(axis=0).tolist(), strict=True)),
+        "suspicious_values": suspicious_values(rows, job.features),
+        "coarse_in_float32": too_coarse_for_float32(rows, job.features),
+    }
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    os.nice(NICENESS)
+    try:
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+    except OSError:
+        print("trainer: the kernel does not take an oom_score_adj", file=sys.stderr)
+    result = run(folder)
+    partial = folder / (RESULT_FILE + ".part")
+    partial.write_text(json.dumps(asdict(result)))
+    partial.rename(folder / RESULT_FILE)
+
+
+if __name__ == "__main__":
+    main()

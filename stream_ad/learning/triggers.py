@@ -1,0 +1,58 @@
+"""When to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FIRST_RETRY_SECONDS = 30.0
+LONGEST_RETRY_SECONDS = 3600.0
+
+
+@dataclass(slots=True)
+class Triggers:
+    """Asks for a training after so many rows or so long, on the process's clock, never on record stamps.
+
+    After a failed training the next one waits, twice as long each time, whatever asks for it.
+    """
+
+    min_rows: int
+    every_rows: int | None
+    every_seconds: float | None
+    min_interval_seconds: float
+    last_started: float | None = None
+    rows_at_start: int = 0
+    failures: int = 0
+    has_model: bool = False
+
+    def due(self, now: float, rows_seen: int, window_rows: int) -> str | None:
+        """The name of the trigger that asks for a training now: `first`, `rows` or `time`."""
+        if window_rows < self.min_rows:
+            return None
+        if self.last_started is None:
+            return "first" if not self.has_model else self._after(now, rows_seen, since=0.0)
+        if now - self.last_started < self.wait():
+            return None
+        if not self.has_model:
+            return "first"
+        return self._after(now, rows_seen, now - self.last_started)
+
+    def _after(self, now: float, rows_seen: int, since: float) -> str | None:
+        if self.every_rows is not None and rows_seen - self.rows_at_start >= self.every_rows:
+            return "rows"
+        if self.every_seconds is not None and since >= self.every_seconds:
+            return "time"
+        return None
+
+    def wait(self) -> float:
+        """Seconds that must lie between the start of one training and the next."""
+        if self.failures == 0:
+            return self.min_interval_seconds
+        retry = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (self.failures - 1))
+        return max(self.min_interval_seconds, retry)
+
+    def started(self, now: float, rows_seen: int) -> None:
+        self.last_started = now
+        self.rows_at_start = rows_seen
+
+    def finished(self, good: bool) -> None:
+        self.failures = 0 if good else self.failures + 1

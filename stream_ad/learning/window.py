@@ -1,0 +1,109 @@
+"""The window of inliers that the next model learns from, and the quarantine beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+MILD = 1.5
+"""Flagged rows with a score below this help to calibrate the next model. An inlier gets this far with
+probability alpha^1.5; a real fault mostly scores higher, so it cannot lift the threshold above itself."""
+
+QUARANTINE_SHARE = 0.1
+
+
+@dataclass(slots=True)
+class TrainingRows:
+    """What a training gets: see `Detector.fit`."""
+
+    rows: Float64
+    flagged: Float64
+    flagged_place: Int64
+    scored_share: float
+    """Share of the rows that a model let in; the others came before there was one."""
+
+    def truncated(self, alpha: float) -> float:
+        """Share of the inliers that were flagged too strongly to be here."""
+        return float(alpha**MILD) * self.scored_share
+
+
+class Ring:
+    """The last `capacity` rows of numbers with a position and a score for each."""
+
+    def __init__(self, capacity: int, n_features: int) -> None:
+        self.values = np.empty((capacity, n_features))
+        self.position = np.empty(capacity, np.int64)
+        self.score = np.empty(capacity)
+        self.added = 0
+
+    def __len__(self) -> int:
+        return min(self.added, len(self.position))
+
+    def add(self, values: Float64, position: Int64, score: Float64) -> None:
+        capacity = len(self.position)
+        values, position, score = values[-capacity:], position[-capacity:], score[-capacity:]
+        at = (self.added + np.arange(len(position))) % capacity
+        self.values[at], self.position[at], self.score[at] = values, position, score
+        self.added += len(position)
+
+    def ordered(self) -> tuple[Float64, Int64, Float64]:
+        """Copies of values, positions and scores, oldest first."""
+        size = len(self)
+        at = (self.added - size + np.arange(size)) % len(self.position)
+        return self.values[at], self.position[at], self.score[at]
+
+
+class InlierWindow:
+    """Ring of the latest inliers; flagged rows go to a small quarantine ring instead.
+
+    The quarantine is for calibration only, never for training. `seen` counts all rows that were offered and
+    gives each its position, so that a flagged row can be placed between the inliers of its time.
+    """
+
+    def __init__(self, capacity: int, n_features: int) -> None:
+        self.inliers = Ring(capacity, n_features)
+        self.quarantine = Ring(max(64, round(QUARANTINE_SHARE * capacity)), n_features)
+        self.seen = 0
+
+    def __len__(self) -> int:
+        return len(self.inliers)
+
+    def add(self, values: Float64, score: Float64) -> None:
+        """Take rows [n, d] with their scores [n]; NaN where there was no model yet."""
+        position = self.seen + np.arange(len(score))
+        self.seen += len(score)
+        flagged = score >= 1.0
+        self.inliers.add(values[~flagged], position[~flagged], score[~flagged])
+        self.quarantine.add(values[flagged], position[flagged], score[flagged])
+
+    def training_rows(self) -> TrainingRows:
+        """The inliers, and the mildly flagged rows that fell between them."""
+        rows, position, score = self.inliers.ordered()
+        flagged, flagged_position, flagged_score = self.quarantine.ordered()
+        oldest = position[0] if len(position) else 0
+        mild = (flagged_score < MILD) & (flagged_position >= oldest)
+        place = np.searchsorted(position, flagged_position[mild])
+        scored = float(np.isfinite(score).mean()) if len(score) else 0.0
+        return TrainingRows(rows, flagged[mild], place.astype(np.int64), scored)
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """All of it as arrays, for `restore`."""
+        arrays: dict[str, NDArray[np.generic]] = {"seen": np.array([self.seen], np.int64)}
+        for name, ring in (("inliers", self.inliers), ("quarantine", self.quarantine)):
+            arrays[f"{name}.values"], arrays[f"{name}.position"], arrays[f"{name}.score"] = ring.ordered()
+        return arrays
+
+    def restore(self, arrays: dict[str, NDArray[np.generic]]) -> None:
+        """Take over what `state` gave; rows beyond the present capacity are dropped, oldest first."""
+        self.seen = int(arrays["seen"][0])
+        for name, ring in (("inliers", self.inliers), ("quarantine", self.quarantine)):
+            ring.add(
+                arrays[f"{name}.values"].astype(np.float64),
+                arrays[f"{name}.position"].astype(np.int64),
+                arrays[f"{name}.score"].astype(np.float64),
+            )

@@ -1,0 +1,276 @@
+"""The worker: one loop that polls, decodes, scores, emits and commits, and never waits for training."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from stream_ad.config import Config
+from stream_ad.learning import ColdStart, Learner, LearningSettings, LoadedModel, Outcome, threads_each
+from stream_ad.monitoring import Metrics, MonitoringServer, log_once_a_minute
+from stream_ad.records import FieldDrift, RawBatch, RecordSchema, Status, dead_letters, encode, make_decoder
+from stream_ad.registry import ModelRegistry, RegistryError
+from stream_ad.scoring import Scorer
+from stream_ad.transports import (
+    ConfigurationError,
+    DeliveryError,
+    Sink,
+    Source,
+    TransportError,
+    make_sink,
+    make_source,
+)
+
+log = logging.getLogger("stream_ad.worker")
+
+POLL_SECONDS = 0.2
+FIRST_RETRY_SECONDS = 0.5
+LONGEST_RETRY_SECONDS = 10.0
+STATISTICS_SECONDS = 1.0
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_MISCONFIGURED = 2
+
+
+class Worker:
+    """Reads records, scores them, writes scores and anomalies, learns beside it.
+
+    `source` and `sink` are made from the configuration unless given. `run` blocks until the source is
+    exhausted or `stop` is called (from any thread) and returns the exit code of the process: 0 done, 1 failed
+    (records that were not committed will be read again), 2 wrong configuration.
+    """
+
+    def __init__(self, config: Config, *, source: Source | None = None, sink: Sink | None = None) -> None:
+        self.config = config
+        self.schema = RecordSchema(**config.schema_.model_dump())
+        self.registry = ModelRegistry(config.registry.path, config.registry.keep)
+        self.metrics = Metrics(list(self.schema.features))
+        self._source = source
+        self._sink = sink
+        self._stopping = threading.Event()
+        self._connected = False
+        self._failure: str | None = None
+        self._threads = threads_each(config.detector.threads)
+        self._decoder = make_decoder(self.schema)
+        self._field_drift = FieldDrift(self.schema)
+        cold = config.training.cold_start == "half_space_trees"
+        self._scorer = Scorer(self.schema, ColdStart(config.detector.seed) if cold else None)
+        self._learner = Learner(self._learning_settings(), self.registry)
+        self._next_statistics = 0.0
+        self._counts = {"rows": 0, "records": 0, "anomalies": 0, "dead_letters": 0, "trainings": 0, "swaps": 0, "rejected": 0}
+        self._started = time.monotonic()
+        self._lag = 0
+        self.server = MonitoringServer(
+            self.metrics, self.not_ready, self.status, host=config.monitoring.host, port=config.monitoring.port
+        )
+
+    def run(self) -> int:
+        """Work until the source ends or `stop` is called; return the exit code."""
+        self._limit_threads()
+        try:
+            self.registry.check_writable()
+            self.server.start()
+            model = self._learner.restore()
+            if model is not None:
+                self._swap(model)
+            source, sink = self._connect()
+        except (ConfigurationError, RegistryError) as error:
+            return self._fail(EXIT_MISCONFIGURED, error)
+        except (TransportError, OSError) as error:
+            return self._fail(EXIT_FAILED, error)
+        try:
+            while not self._stopping.is_set() and not source.exhausted:
+                self._work(source, sink)
+            log.info("stopping" if self._stopping.is_set() else "the source is read to its end")
+            return EXIT_OK
+        except ConfigurationError as error:
+            return self._fail(EXIT_MISCONFIGURED, error)
+        except TransportError as error:
+            return self._fail(EXIT_FAILED, error)
+        finally:
+            self._close(source, sink)
+
+    def stop(self) -> None:
+        """Finish the batch in hand, commit it, keep the window and end. Returns at once.
+
+        Should an output still not be acknowledged after `shutdown_timeout`, the process ends all the same:
+        its input is not committed and will be read again.
+        """
+        self._stopping.set()
+
+    def request_training(self) -> None:
+        """Train now, whatever the triggers say."""
+        self._learner.request("manual")
+
+    def _work(self, source: Source, sink: Sink) -> None:
+        """One turn: a batch from poll to commit, then a step of learning."""
+        with self.metrics.stage("poll"):
+            raw = source.poll(POLL_SECONDS)
+        if len(raw):
+            self._process(raw, sink)
+        with self.metrics.stage("commit"):
+            source.commit()
+        with self.metrics.stage("learn"):
+            self._learn()
+        self._look_around(source)
+
+    def _process(self, raw: RawBatch, sink: Sink) -> None:
+        """Decode, score and emit one batch; returns when all its outputs are acknowledged."""
+        with self.metrics.stage("decode"):
+            decoded = self._decoder.decode(raw)
+        batch = decoded.batch
+        with self.metrics.stage("score"):
+            verdicts = self._scorer.score(batch)
+        with self.metrics.stage("emit"):
+            sink.write(batch.keys, encode(batch, verdicts, self.schema), verdicts.flagged.tolist())
+            if decoded.bad:
+                sink.write_dead_letters(dead_letters(decoded))
+            sink.flush()
+        learnable = self._scorer.learnable(batch)
+        # The cold start's scores are not calibrated: to the window they are no scores at all.
+        score = np.where(verdicts.status == Status.SCORED, verdicts.score, np.nan)
+        self._learner.observe(batch.values[learnable], score[learnable])
+        self._field_drift.observe(decoded)
+        for bad in decoded.bad:
+            log_once_a_minute(log, logging.WARNING, bad.reason, f"record goes to the dead letters: {bad.message}")
+        self.metrics.observe_batch(decoded, verdicts, time.time())
+        self.metrics.set_feature_residuals(self._scorer.residual)
+        self._counts["rows"] += len(batch)
+        self._counts["records"] += len(raw)
+        self._counts["anomalies"] += len(verdicts.flagged)
+        self._counts["dead_letters"] += len(decoded.bad)
+
+    def _learn(self) -> None:
+        outcome, model = self._learner.step()
+        if outcome is not None:
+            self._report(outcome)
+        if model is not None:
+            self._swap(model)
+
+    def _swap(self, model: LoadedModel) -> None:
+        self._counts["swaps"] += self._scorer.model is not None or self._counts["rows"] > 0
+        self._scorer.swap(model)
+        self.metrics.model_swapped(model.version, model.created_at)
+        log.info("a model is live", extra={"version": model.version})
+
+    def _report(self, outcome: Outcome) -> None:
+        self._counts["trainings"] += 1
+        self._counts["rejected"] += outcome.result == "rejected"
+        self.metrics.training_finished(outcome.trigger, outcome.result, outcome.seconds)
+        level = logging.INFO if outcome.result == "accepted" else logging.ERROR
+        details = {"trigger": outcome.trigger, "seconds": round(outcome.seconds, 1), "version": outcome.version}
+        message = f": {outcome.message}" if outcome.message else ""
+        log.log(level, "training %s%s", outcome.result, message, extra=details)
+
+    def _look_around(self, source: Source) -> None:
+        """Once a second: lag and the other things that only the source knows."""
+        now = time.monotonic()
+        if now < self._next_statistics:
+            return
+        self._next_statistics = now + STATISTICS_SECONDS
+        statistics = source.statistics()
+        self._lag = sum(partition.records for partition in statistics.lag)
+        self.metrics.set_source_statistics(statistics)
+        self.metrics.set_window_rows(len(self._learner.window))
+
+    def _connect(self) -> tuple[Source, Sink]:
+        """Open source and sink, with growing pauses until `source.connect_timeout` is over."""
+        source = self._source or make_source(self.config, self.schema)
+        sink = self._sink or make_sink(self.config)
+        patience = getattr(self.config.source, "connect_timeout", 0.0)
+        deadline = time.monotonic() + patience
+        pause = FIRST_RETRY_SECONDS
+        while True:
+            try:
+                source.open()
+                sink.open()
+                self._connected = True
+                log.info("connected", extra={"threads": self._threads, "monitoring_port": self.server.port})
+                return source, sink
+            except ConfigurationError:
+                raise
+            except TransportError as error:
+                if time.monotonic() + pause > deadline:
+                    raise
+                log.warning("%s; trying again in %.1f s", error, pause)
+            if self._stopping.wait(pause):
+                raise StoppedEarly("stopped before the brokers answered")
+            pause = min(2.0 * pause, LONGEST_RETRY_SECONDS)
+
+    def _close(self, source: Source, sink: Sink) -> None:
+        self._connected = False
+        self._learner.close()
+        sink.close()
+        source.close()
+        self.server.close()
+
+    def _fail(self, code: int, error: Exception) -> int:
+        if isinstance(error, StoppedEarly):
+            log.info("%s", error)
+            code = EXIT_OK
+        else:
+            hint = " Nothing of this batch is committed: it will be read again." if isinstance(error, DeliveryError) else ""
+            log.error("%s%s", error, hint)
+            self._failure = str(error)
+        self.server.close()
+        return code
+
+    def not_ready(self) -> list[str]:
+        """Why this worker is not ready; empty when it is."""
+        reasons = []
+        if not self._connected:
+            reasons.append("source and sink are not connected")
+        if not self._scorer.ready:
+            rows, needed = len(self._learner.window), self.config.training.min_rows
+            reasons.append(f"no model yet: {rows} of {needed} rows for the first training")
+        return reasons
+
+    def status(self) -> dict[str, Any]:
+        """What the worker is doing, as plain data; may be called from any thread."""
+        model = self._scorer.model
+        reasons = self.not_ready()
+        return {
+            **self._counts,
+            "rate": round(self._counts["rows"] / max(1e-9, time.monotonic() - self._started), 1),
+            "model": None if model is None else model.version,
+            "training": self._learner.trainer.running,
+            "window_rows": len(self._learner.window),
+            "lag": self._lag,
+            "ready": not reasons,
+            "reasons": reasons,
+            "failure": self._failure,
+            "threads": self._threads,
+        }
+
+    def _limit_threads(self) -> None:
+        """The scorer's share of the cores; set before the first tensor is computed."""
+        import torch
+
+        torch.set_num_threads(self._threads)
+
+    def _learning_settings(self) -> LearningSettings:
+        training, detector = self.config.training, self.config.detector
+        return LearningSettings(
+            features=list(self.schema.features),
+            fingerprint=self.schema.fingerprint,
+            false_alarm_rate=self.config.alerts.false_alarm_rate,
+            min_rows=training.min_rows,
+            window_rows=training.window_rows,
+            every_rows=training.every_rows,
+            every_seconds=training.every_seconds,
+            min_interval_seconds=training.min_interval_seconds,
+            timeout_seconds=training.timeout_seconds,
+            device=detector.device,
+            seed=detector.seed,
+            threads=self._threads,
+        )
+
+
+class StoppedEarly(TransportError):
+    """`stop` was called while the worker was still connecting."""
