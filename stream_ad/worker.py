@@ -104,6 +104,15 @@ class Worker:
         """
         self._stopping.set()
 
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def abandon(self) -> None:
+        """Keep the window and leave at once, whatever is still on its way: for when stopping takes too long."""
+        log.error("not stopped within shutdown_timeout: what is not acknowledged is not committed either")
+        self._learner.close()
+
     def request_training(self) -> None:
         """Train now, whatever the triggers say."""
         self._learner.request("manual")

@@ -30,7 +30,7 @@ class CodeBook(nn.Module):
         if points.shape[0] <= 8 * count:
             return chosen
         for _ in range(6):
-            closest = torch.cdist(points, self.prototypes).argmin(dim=1)
+            closest = distances(points, self.prototypes).argmin(dim=1)
             total = torch.zeros_like(self.prototypes).index_add_(0, closest, points)
             members = torch.bincount(closest, minlength=count)[:, None]
             self.prototypes.copy_(torch.where(members > 0, total / members.clamp(min=1), self.prototypes))
@@ -38,17 +38,23 @@ class CodeBook(nn.Module):
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """points [n, s] -> nearest distance [n], mean over groups of the nearest distance [n]."""
-        return nearest(torch.cdist(points, self.prototypes))
+        return nearest(distances(points, self.prototypes))
 
     def leave_one_out(self, points: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """As forward, on the very points of `fit`: a row is not its own neighbour, unless it has copies."""
-        distance = torch.cdist(points, self.prototypes)
+        distance = distances(points, self.prototypes)
         own = torch.nonzero(chosen >= 0).flatten()
         rows = chosen[own]
         copies = torch.unique(points, dim=0, return_inverse=True, return_counts=True)
         single = copies[2][copies[1][rows]] == 1
         distance[rows[single], own[single]] = torch.inf
         return nearest(distance)
+
+
+def distances(points: Tensor, prototypes: Tensor) -> Tensor:
+    """[n, s], [k, s] -> Euclidean distances [n, k], as a matrix product whatever n is: the default changes its way
+    at 25 rows, which torch.export cannot follow."""
+    return torch.cdist(points, prototypes, compute_mode="use_mm_for_euclid_dist")
 
 
 def nearest(distance: Tensor, groups: int = GROUPS) -> tuple[Tensor, Tensor]:

@@ -144,7 +144,7 @@ class Detector:
                 # TorchScript is deprecated upstream; a test holds that torch.export takes the module too.
                 warnings.simplefilter("ignore")
                 scripted = torch.jit.script(module.eval().to(self.device))
-            self._compiled = torch.jit.freeze(scripted, preserved_attrs=["explain"])
+                self._compiled = torch.jit.freeze(scripted, preserved_attrs=["explain"])
         return self._compiled
 
     @property

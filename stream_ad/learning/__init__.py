@@ -2,6 +2,7 @@
 
 from stream_ad.learning.cold_start import ColdStart
 from stream_ad.learning.cores import threads_each, usable_cores
+from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32
 from stream_ad.learning.follower import LoadedModel
 from stream_ad.learning.learner import Learner, LearningSettings
 from stream_ad.learning.trainer import Outcome
@@ -12,6 +13,8 @@ __all__ = [
     "LearningSettings",
     "LoadedModel",
     "Outcome",
+    "suspicious_values",
     "threads_each",
+    "too_coarse_for_float32",
     "usable_cores",
 ]

@@ -1,1 +1,6 @@
+"""The model registry: snapshots on disk, versions, the live pointer, roll-back."""
 
+from stream_ad.registry.model_registry import ModelRegistry, Summary
+from stream_ad.registry.snapshot import RegistryError, SchemaMismatch, Snapshot, SnapshotError, require_schema
+
+__all__ = ["ModelRegistry", "RegistryError", "SchemaMismatch", "Snapshot", "SnapshotError", "Summary", "require_schema"]

@@ -1,0 +1,369 @@
+"""The commands of `stream-ad`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from stream_ad.config import Config, FileSource
+    from stream_ad.worker import Worker
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Anomaly detection on streams of tabular and sensor data, without labels.
+
+See it at once, no broker needed: **stream-ad demo**
+
+Then: write config.yaml for your topic, check it with **stream-ad lint**, start **stream-ad run**.
+""",
+)
+models = typer.Typer(no_args_is_help=True, help="Look at the models in the registry and put an earlier one back.")
+app.add_typer(models, name="models")
+
+out = Console()
+err = Console(stderr=True)
+
+ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a key, as in --set alerts.false_alarm_rate=0.01."),
+]
+DEFAULT_CONFIG = Path("config.yaml")
+SAVE_SECONDS = 2.0
+"""What an ending worker needs to keep its window once it has given up waiting."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def stop_with(message: str, code: int = 2) -> NoReturn:
+    err.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def read_config(path: Path, overrides: list[str] | None) -> Config:
+    """Load the configuration or end with exit code 2 and a list of what is wrong."""
+    from stream_ad.config import ConfigError, load
+
+    try:
+        return load(path, overrides or [])
+    except ConfigError as error:
+        stop_with(str(error))
+
+
+@contextmanager
+def teaching_errors() -> Iterator[None]:
+    """Turn the errors that a user can mend into a message and exit code 2."""
+    from stream_ad.detector import TrainingError
+    from stream_ad.registry import RegistryError
+    from stream_ad.transports import TransportError
+
+    try:
+        yield
+    except (TransportError, RegistryError, TrainingError) as error:
+        stop_with(str(error))
+
+
+@app.command()
+def run(config: ConfigPath = DEFAULT_CONFIG, overrides: Overrides = None) -> None:
+    """Score a stream until it ends or SIGTERM comes: the production command.
+
+    Exit codes: 0 ended as asked, 1 broker lost or never reached, 2 wrong configuration.
+    """
+    settings = read_config(config, overrides)
+    from stream_ad.config import warnings
+    from stream_ad.monitoring import configure_logs
+
+    configure_logs(settings.monitoring.log_format, settings.monitoring.log_level)
+    for warning in warnings(settings):
+        logging.getLogger("stream_ad.config").warning("%s", warning)
+    from stream_ad.worker import Worker
+
+    worker = Worker(settings)
+    end_on_signals(worker, settings.shutdown_timeout)
+    raise typer.Exit(worker.run())
+
+
+def end_on_signals(worker: Worker, shutdown_timeout: float) -> None:
+    """SIGTERM and Ctrl-C end the worker gracefully; a second one ends it at once.
+
+    Installed explicitly, since a process that is number 1 in its container has no default action for SIGTERM.
+    """
+
+    def give_up() -> None:
+        worker.abandon()
+        os._exit(0)
+
+    def end(number: int, frame: object) -> None:
+        if worker.stopping:
+            os._exit(128 + number)
+        worker.stop()
+        timer = threading.Timer(max(0.1, shutdown_timeout - SAVE_SECONDS), give_up)
+        timer.daemon = True
+        timer.start()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+
+
+@app.command()
+def lint(
+    config: ConfigPath = DEFAULT_CONFIG,
+    overrides: Overrides = None,
+    connect: Annotated[bool, typer.Option(help="Also ask the brokers: addresses, rights, topics.")] = False,
+) -> None:
+    """Check a configuration; exit code 2 and the path of each wrong key if it has any."""
+    settings = read_config(config, overrides)
+    from stream_ad.config import warnings
+
+    for warning in warnings(settings):
+        err.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if connect:
+        with teaching_errors():
+            try_connections(settings)
+        out.print("brokers and topics answer", style="green")
+    out.print(f"{config} is good: {len(settings.schema_.features)} features", style="green", highlight=False)
+    out.print(f"next: stream-ad run -c {config}", highlight=False)
+
+
+def try_connections(settings: Config) -> None:
+    """Open and close source and sink once. Raises `TransportError`."""
+    from stream_ad.records import RecordSchema
+    from stream_ad.transports import make_sink, make_source
+
+    for transport in (make_source(settings, RecordSchema(**settings.schema_.model_dump())), make_sink(settings)):
+        try:
+            transport.open()
+        finally:
+            transport.close()
+
+
+InputFile = Annotated[
+    Path | None,
+    typer.Option("--input", "-i", help="A .csv, .jsonl or .parquet file to read in place of the configured source."),
+]
+Delimiter = Annotated[str, typer.Option(help="CSV: what stands between two columns.")]
+DecimalComma = Annotated[bool, typer.Option("--decimal-comma", help="CSV: numbers are written 28,7.")]
+HeaderLine = Annotated[int, typer.Option(min=1, help="CSV: number of the line with the column names.")]
+SkipAfterHeader = Annotated[int, typer.Option(min=0, help="CSV: lines below the header that are no data.")]
+
+
+def file_settings(
+    path: Path | None, delimiter: str, decimal_comma: bool, header_line: int, skip: int
+) -> FileSource | None:
+    """The source settings for a file, if one is given."""
+    from stream_ad.config import FileSource
+
+    if path is None:
+        return None
+    return FileSource(
+        type="file",
+        path=str(path),
+        delimiter=delimiter,
+        decimal_comma=decimal_comma,
+        header_line=header_line,
+        skip_after_header=skip,
+    )
+
+
+def with_source(settings: Config, source: FileSource | None) -> Config:
+    return settings if source is None else settings.model_copy(update={"source": source})
+
+
+@app.command()
+def train(
+    config: ConfigPath = DEFAULT_CONFIG,
+    overrides: Overrides = None,
+    input_file: InputFile = None,
+    delimiter: Delimiter = ",",
+    decimal_comma: DecimalComma = False,
+    header_line: HeaderLine = 1,
+    skip_after_header: SkipAfterHeader = 0,
+) -> None:
+    """Learn from a file, or from what the topic holds now, and make the model live.
+
+    The rows should be mostly normal. Nothing is committed in the consumer group.
+    """
+    settings = read_config(config, overrides)
+    source = file_settings(input_file, delimiter, decimal_comma, header_line, skip_after_header)
+    settings = with_source(settings, source)
+    from stream_ad.offline import train as train_offline
+
+    with teaching_errors(), progress_bar() as progress:
+        trained = train_offline(settings, progress_task(progress))
+    for note in trained.notes:
+        err.print(f"warning: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"learned from {trained.rows} rows; model {trained.version} is live", highlight=False)
+    if trained.bad_records:
+        out.print(f"{trained.bad_records} bad records were left out: {trained.first_bad}", highlight=False, markup=False)
+
+
+@app.command()
+def score(
+    input_file: Annotated[Path, typer.Argument(metavar="FILE", help="A .csv, .jsonl or .parquet file, .gz too.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the scores, as JSON Lines.")],
+    config: ConfigPath = DEFAULT_CONFIG,
+    overrides: Overrides = None,
+    delimiter: Delimiter = ",",
+    decimal_comma: DecimalComma = False,
+    header_line: HeaderLine = 1,
+    skip_after_header: SkipAfterHeader = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if any record is bad.")] = False,
+) -> None:
+    """Score a file with the live model.
+
+    Bad records are counted, reported and written beside the output as NAME.dead-letters.jsonl.
+    """
+    settings = read_config(config, overrides)
+    source = file_settings(input_file, delimiter, decimal_comma, header_line, skip_after_header)
+    settings = with_source(settings, source)
+    from stream_ad.offline import score as score_offline
+
+    with teaching_errors(), progress_bar() as progress:
+        scored = score_offline(settings, output, progress_task(progress))
+    out.print(
+        f"{scored.rows} rows scored, {scored.flagged} flagged, {scored.bad_records} bad records -> {output}",
+        highlight=False,
+    )
+    for message in scored.messages:
+        err.print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if strict and scored.bad_records:
+        raise typer.Exit(1)
+
+
+@app.command()
+def produce(
+    config: ConfigPath = DEFAULT_CONFIG,
+    overrides: Overrides = None,
+    input_file: InputFile = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows of the simulated plant to send.")] = 20_000,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="Rows a second; as fast as it goes if left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed is another plant.")] = 0,
+    fault_rate: Annotated[float, typer.Option(min=0.0, help="Faults in a thousand rows of the plant.")] = 2.0,
+    delimiter: Delimiter = ",",
+    decimal_comma: DecimalComma = False,
+    header_line: HeaderLine = 1,
+    skip_after_header: SkipAfterHeader = 0,
+) -> None:
+    """Fill the input topic: with a file, or with the simulated plant, faults included.
+
+    The configuration says where the topic is. The plant's sensors are the features of the config.yaml that
+    comes with the project.
+    """
+    settings = read_config(config, overrides)
+    from stream_ad.producing import file_records, plant_records, produce_records
+
+    source = file_settings(input_file, delimiter, decimal_comma, header_line, skip_after_header)
+    with teaching_errors(), progress_bar() as progress:
+        if source is None:
+            records, total = plant_records(settings, rows, seed, fault_rate), rows
+        else:
+            records, total = file_records(settings, source), None
+        sent = produce_records(settings, records, rate, progress_task(progress), total)
+    out.print(f"{sent} records sent", highlight=False)
+
+
+@app.command()
+def demo(
+    fast: Annotated[bool, typer.Option("--fast", help="As fast as it goes, without the live view.")] = False,
+    seed: Annotated[int, typer.Option(help="Another seed is another plant.")] = 0,
+    summary: Annotated[Path | None, typer.Option(help="Write the result as JSON to this file.")] = None,
+) -> None:
+    """Watch the real worker find the faults of a simulated plant; about a minute, no broker needed."""
+    from stream_ad.demo import run_demo
+
+    raise typer.Exit(run_demo(seed=seed, fast=fast, summary_path=summary, console=out))
+
+
+@models.command("list")
+def models_list(config: ConfigPath = DEFAULT_CONFIG, overrides: Overrides = None) -> None:
+    """All models in the registry, the newest first."""
+    registry = open_registry(read_config(config, overrides))
+    live = registry.live()
+    table = Table("version", "", "created (UTC)", "rows", "trigger", "gate")
+    for summary in reversed(registry.list()):
+        gate = "accepted" if summary.accepted else "rejected: " + "; ".join(summary.reasons)
+        mark = "live" if summary.version == live else ""
+        rows, trigger = str(summary.report.get("rows", "")), str(summary.report.get("trigger", ""))
+        table.add_row(summary.version, mark, summary.created, rows, trigger, gate)
+    out.print(table)
+
+
+@models.command("show")
+def models_show(
+    version: Annotated[str | None, typer.Argument(help="The live one if left out.")] = None,
+    config: ConfigPath = DEFAULT_CONFIG,
+    overrides: Overrides = None,
+) -> None:
+    """What is known of one model: features, training report, the gate's verdict."""
+    registry = open_registry(read_config(config, overrides))
+    with teaching_errors():
+        wanted = version or registry.live()
+        if wanted is None:
+            stop_with(f"no model is live in {registry.path}: train one with stream-ad train, or let run do it")
+        out.print_json(data=registry.metadata(wanted))
+
+
+@models.command("rollback")
+def models_rollback(
+    version: Annotated[str | None, typer.Argument(help="The accepted one before the live one if left out.")] = None,
+    config: ConfigPath = DEFAULT_CONFIG,
+    overrides: Overrides = None,
+) -> None:
+    """Make an earlier model live again; running workers take it up within seconds."""
+    registry = open_registry(read_config(config, overrides))
+    with teaching_errors():
+        out.print(f"model {registry.rollback(version)} is live", highlight=False)
+
+
+def open_registry(settings: Config) -> Any:
+    from stream_ad.registry import ModelRegistry
+
+    return ModelRegistry(settings.registry.path, settings.registry.keep)
+
+
+def progress_bar() -> Progress:
+    """A bar on a terminal, nothing elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
+
+
+def progress_task(progress: Progress) -> Any:
+    """A callable (what, done, total) that moves the bar."""
+    task = progress.add_task("", total=None)
+
+    def update(what: str, done: int, of: int | None) -> None:
+        progress.update(task, description=what, completed=done, total=of)
+
+    return update
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""The detector as a whole: what it must find, and what must never break it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from stream_ad.detector import Detector, NotFittedError, Recipe, TrainingError
+from stream_ad.detector.calibration import Calibration, drop_outliers
+
+SHORT = Recipe(autoencoder_steps=250, vae_steps=120, classifier_steps=200, synthetic_outliers=4000)
+
+
+def plant(n: int, seed: int = 0) -> np.ndarray:
+    """Six features that hang together by two hidden causes."""
+    rng = np.random.default_rng(seed)
+    load = rng.normal(size=(n, 2))
+    mixing = np.array([[1.0, 0.8, -0.6, 0.0, 0.5, 1.2], [0.0, 0.5, 0.9, 1.0, -0.7, 0.3]])
+    return 40.0 + 5.0 * load @ mixing + 0.3 * rng.normal(size=(n, 6))
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector(0.01, "cpu", recipe=SHORT).fit(plant(3000))
+
+
+def test_flags_what_breaks_a_relation_and_names_the_feature(detector: Detector) -> None:
+    rows = plant(60, seed=1)
+    for i in range(60):
+        rows[i, i % 6] += 6.0 if i % 2 else -6.0
+    assert (detector.score(rows) >= 1.0).mean() > 0.9
+    expected, share = detector.explain(rows)
+    assert (share.argmax(axis=1) == np.arange(60) % 6).mean() > 0.9
+    np.testing.assert_allclose(share.sum(axis=1), 1.0)
+    truth = plant(60, seed=1)[np.arange(60), np.arange(60) % 6]
+    assert np.median(np.abs(expected[np.arange(60), np.arange(60) % 6] - truth)) < 1.0
+
+
+def test_false_alarm_rate_is_the_budget(detector: Detector) -> None:
+    rate = (detector.score(plant(40_000, seed=2)) >= 1.0).mean()
+    assert 0.005 < rate < 0.02
+
+
+def test_score_is_one_exactly_where_p_is_the_budget(detector: Detector) -> None:
+    found = detector.judge(plant(20_000, seed=3))
+    assert ((found.score >= 1.0) == (found.p_value <= 0.01)).all()
+    assert (found.p_value > 0.0).all()
+    assert (found.p_value <= 1.0).all()
+    assert (found.score >= 0.0).all()
+
+
+def test_missing_values_are_filled_in_from_the_other_features(detector: Detector) -> None:
+    rows = plant(2000, seed=4)
+    gaps = rows.copy()
+    gaps[np.arange(2000), np.arange(2000) % 6] = np.nan
+    assert (detector.score(gaps) >= 1.0).mean() < 0.02
+    module = detector.module
+    assert module is not None
+    filled = module.standardise.inverse(module.impute(module.standardise(torch.from_numpy(gaps)))).numpy()
+    missing = np.isnan(gaps)
+    by_mean = np.abs(rows - rows.mean(axis=0))[missing].mean()
+    assert np.abs(filled - rows)[missing].mean() < 0.3 * by_mean
+    np.testing.assert_allclose(filled[~missing], rows[~missing], rtol=1e-5)
+
+
+def test_a_gap_does_not_hide_a_fault_in_another_feature(detector: Detector) -> None:
+    rows = plant(100, seed=5)
+    rows[:, 0] += 8.0
+    rows[:, 3] = np.nan
+    assert (detector.score(rows) >= 1.0).mean() > 0.9
+
+
+def test_infinities_and_numbers_beyond_float32_are_flagged(detector: Detector) -> None:
+    rows = plant(4, seed=6)
+    rows[0, 0], rows[1, 1], rows[2, 2], rows[3, 3] = np.inf, -np.inf, 1e300, -1e39
+    found = detector.judge(rows)
+    assert (found.score >= 1.0).all()
+    assert np.isfinite(found.score).all()
+    assert np.isfinite(found.reconstruction).all()
+
+
+def test_compiled_equals_eager(detector: Detector) -> None:
+    rows = plant(500, seed=7)
+    rows[::7, 2] = np.nan
+    np.testing.assert_allclose(detector.score(rows), detector.score_eager(rows), atol=1e-5, rtol=1e-5)
+
+
+def test_torch_export_takes_the_module(detector: Detector) -> None:
+    module = detector.module
+    assert module is not None
+    rows = torch.from_numpy(plant(64, seed=8))
+    rows[::3, 1] = torch.nan
+    batch = torch.export.Dim("batch", min=2, max=100_000)
+    program = torch.export.export(module, (rows,), dynamic_shapes=({0: batch},), strict=False)
+    torch.testing.assert_close(program.module()(rows)[0], module(rows)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_same_seed_same_model() -> None:
+    tiny = Recipe(autoencoder_steps=40, vae_steps=20, classifier_steps=40, synthetic_outliers=500)
+    x, fresh = plant(300), plant(50, seed=9)
+    first = Detector(0.01, "cpu", seed=3, recipe=tiny).fit(x).score(fresh)
+    second = Detector(0.01, "cpu", seed=3, recipe=tiny).fit(x).score(fresh)
+    other = Detector(0.01, "cpu", seed=4, recipe=tiny).fit(x).score(fresh)
+    np.testing.assert_array_equal(first, second)
+    assert (first != other).any()
+
+
+def test_restored_from_tensors_it_scores_the_same(detector: Detector) -> None:
+    again = Detector.restore(detector.description(), detector.tensors(), "cpu")
+    rows = plant(100, seed=10)
+    np.testing.assert_array_equal(again.score(rows), detector.score(rows))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_scores_as_the_cpu_does(detector: Detector) -> None:
+    on_gpu = Detector.restore(detector.description(), detector.tensors(), "cuda")
+    rows = plant(1000, seed=11)
+    np.testing.assert_allclose(on_gpu.score(rows), detector.score(rows), atol=1e-3, rtol=1e-3)
+
+
+TINY = Recipe(autoencoder_steps=60, vae_steps=30, classifier_steps=60, synthetic_outliers=1000)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        pytest.param(np.full((100, 3), 14.62), id="constant"),
+        pytest.param(plant(400)[:, :1], id="one feature"),
+        pytest.param(plant(50), id="fifty rows"),
+        pytest.param(plant(8), id="eight rows"),
+        pytest.param(np.repeat(plant(20), 20, axis=0), id="copies"),
+        pytest.param(np.random.default_rng(0).standard_cauchy((400, 4)), id="heavy tails"),
+        pytest.param(np.random.default_rng(0).integers(0, 3, (400, 4)).astype(float), id="whole numbers"),
+        pytest.param(plant(400) * 1e30, id="huge"),
+        pytest.param(plant(400) * 1e-30, id="tiny"),
+        pytest.param(np.where(np.random.default_rng(0).random((400, 6)) < 0.5, np.nan, plant(400)), id="half missing"),
+        pytest.param(np.random.default_rng(0).normal(size=(120, 300)), id="more features than rows"),
+        pytest.param(np.c_[plant(400)[:, :2], np.full(400, np.nan)], id="a feature that is never there"),
+        pytest.param(np.where(np.arange(400)[:, None] == 7, np.inf, plant(400)), id="a row of infinities"),
+    ],
+)
+def test_no_data_break_it(x: np.ndarray) -> None:
+    found = Detector(0.01, "cpu", recipe=TINY).fit(x).judge(np.concatenate([x, x * 1.5]))
+    assert np.isfinite(found.score).all()
+    assert ((found.p_value > 0.0) & (found.p_value <= 1.0)).all()
+    assert np.isfinite(found.reconstruction).all()
+
+
+def test_a_counter_near_two_thousand_million_keeps_its_movement() -> None:
+    rng = np.random.default_rng(0)
+    load = rng.normal(size=1500)
+    x = np.c_[1.9e9 + 5.0 * load, load, 0.5 * load + 0.05 * rng.normal(size=1500)] + 0.01 * rng.normal(size=(1500, 3))
+    detector = Detector(0.01, "cpu", recipe=SHORT).fit(x)
+    probe = x[:20] + np.array([60.0, 0.0, 0.0])
+    assert (detector.score(probe) >= 1.0).all()
+    assert (detector.score(x) >= 1.0).mean() < 0.03
+
+
+def test_a_column_in_tiny_units_counts_and_rounding_noise_does_not() -> None:
+    rng = np.random.default_rng(0)
+    load = rng.normal(size=1200)
+    noise = 14.62 + 1e-15 * rng.normal(size=1200)
+    x = np.c_[load, load + 0.1 * rng.normal(size=1200), 1e-9 * rng.normal(size=1200), noise]
+    detector = Detector(0.01, "cpu", recipe=SHORT).fit(x)
+    fresh = np.c_[load, load, np.zeros(1200), np.full(1200, 14.62 + 4e-15)][:60]
+    assert (detector.score(fresh) >= 1.0).sum() <= 5
+    fresh[0, 2] = 2e-7
+    assert detector.score(fresh[:1])[0] >= 1.0
+    assert detector.explain(fresh[:1])[1].argmax() == 2
+
+
+def test_sentinels_in_the_training_rows_do_not_set_the_scale() -> None:
+    x = plant(800)
+    x[::60, 0] = -9999.0
+    detector = Detector(0.01, "cpu", recipe=SHORT).fit(x)
+    ordinary = plant(200, seed=1)
+    assert (detector.score(ordinary) >= 1.0).mean() < 0.05
+    assert (detector.score(ordinary + np.array([15.0, 0, 0, 0, 0, 0])) >= 1.0).mean() > 0.9
+
+
+def test_rare_steps_are_graded_by_how_far_they_go() -> None:
+    rng = np.random.default_rng(0)
+    x = np.tile([5.0, 10.0, 2.0], (1200, 1))
+    x[rng.permutation(1200)[:18]] += np.eye(3)[np.arange(18) % 3]
+    detector = Detector(0.01, "cpu", recipe=SHORT).fit(x)
+    same, one, two, far = detector.score(
+        np.array([[5.0, 10.0, 2.0], [5.0, 10.0, 3.0], [5.0, 10.0, 4.0], [50.0, 100.0, 2.0]])
+    )
+    assert same < one <= two < far
+    assert far >= 1.0
+
+
+def test_too_few_rows_are_refused_with_their_number() -> None:
+    with pytest.raises(TrainingError, match="7 rows are too few"):
+        Detector(device="cpu").fit(plant(7))
+
+
+def test_scoring_before_fitting_says_what_to_do() -> None:
+    with pytest.raises(NotFittedError, match="fit"):
+        Detector(device="cpu").score(plant(3))
+
+
+def test_rows_of_another_width_are_refused(detector: Detector) -> None:
+    with pytest.raises(ValueError, match="learned 6 features, these rows have 5"):
+        detector.score(plant(3)[:, :5])
+
+
+@pytest.mark.parametrize("draw", ["normal", "exponential", "standard_normal"])
+@pytest.mark.parametrize("alpha", [0.01, 0.001])
+def test_calibration_keeps_the_budget_on_fresh_scores(draw: str, alpha: float) -> None:
+    rng = np.random.default_rng(0)
+    ratios = []
+    for _ in range(20):
+        calibration = Calibration()
+        calibration.fit(torch.from_numpy(getattr(rng, draw)(size=4000)), alpha)
+        fresh = torch.from_numpy(getattr(rng, draw)(size=100_000).astype(np.float32))
+        ratios.append(float((calibration(fresh)[0] >= 1.0).double().mean()) / alpha)
+    assert 0.7 < np.mean(ratios) < 1.4
+
+
+def test_real_anomalies_among_the_calibration_rows_do_not_lift_the_threshold() -> None:
+    rng = np.random.default_rng(0)
+    scores = np.concatenate([rng.normal(size=2000), np.full(30, 60.0)])
+    calibration = Calibration()
+    calibration.fit(torch.from_numpy(scores), 0.01)
+    assert float(calibration(torch.tensor([6.0]))[0]) > 1.0
+    assert len(drop_outliers(torch.from_numpy(np.sort(scores)))) == 2000
+
+
+def test_scores_go_on_ranking_beyond_all_that_was_seen() -> None:
+    calibration = Calibration()
+    calibration.fit(torch.from_numpy(np.random.default_rng(0).normal(size=2000)), 0.01)
+    score, p = calibration(torch.tensor([5.0, 10.0, 50.0, 100.0]))
+    assert (torch.diff(score) > 0.0).all()
+    assert (p > 0.0).all()

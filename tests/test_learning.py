@@ -1,0 +1,178 @@
+"""Window, triggers, gate, cores and data report: when and on what to learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stream_ad.detector import Detector, Recipe
+from stream_ad.learning import ColdStart, gate
+from stream_ad.learning.cores import threads_each, usable_cores
+from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32
+from stream_ad.learning.triggers import Triggers
+from stream_ad.learning.window import InlierWindow
+
+TINY = Recipe(autoencoder_steps=150, vae_steps=80, classifier_steps=120, synthetic_outliers=2000)
+
+
+def numbered(first: int, last: int) -> np.ndarray:
+    """Rows whose first feature is their number."""
+    return np.c_[np.arange(first, last), np.zeros(last - first)].astype(float)
+
+
+def test_window_keeps_the_latest_inliers_in_order() -> None:
+    window = InlierWindow(10, 2)
+    for first in range(0, 28, 4):
+        window.add(numbered(first, first + 4), np.full(4, 0.3))
+    assert window.training_rows().rows[:, 0].tolist() == list(range(18, 28))
+
+
+def test_flagged_rows_never_enter_the_window() -> None:
+    window = InlierWindow(10, 2)
+    window.add(numbered(0, 6), np.array([0.1, 1.0, 0.2, 3.0, 0.3, 1.2]))
+    training = window.training_rows()
+    assert training.rows[:, 0].tolist() == [0, 2, 4]
+    assert training.flagged[:, 0].tolist() == [1, 5], "strongly flagged rows do not even help to calibrate"
+    assert training.flagged_place.tolist() == [1, 3]
+
+
+def test_flagged_rows_older_than_the_window_are_forgotten() -> None:
+    window = InlierWindow(4, 2)
+    window.add(numbered(0, 2), np.array([1.1, 0.5]))
+    window.add(numbered(2, 8), np.full(6, 0.5))
+    assert len(window.training_rows().flagged) == 0
+
+
+def test_rows_from_before_the_first_model_are_not_truncated() -> None:
+    window = InlierWindow(10, 2)
+    window.add(numbered(0, 5), np.full(5, np.nan))
+    assert window.training_rows().truncated(0.01) == 0.0
+    window.add(numbered(5, 10), np.full(5, 0.5))
+    assert window.training_rows().truncated(0.01) == pytest.approx(0.5 * 0.001)
+
+
+def test_window_survives_in_its_state() -> None:
+    window = InlierWindow(6, 2)
+    window.add(numbered(0, 9), np.array([0.1, 1.1, 0.2, 0.2, 2.0, 0.2, 0.2, 0.2, 0.2]))
+    again = InlierWindow(6, 2)
+    again.restore(window.state())
+    for name, array in window.state().items():
+        np.testing.assert_array_equal(array, again.state()[name])
+    smaller = InlierWindow(3, 2)
+    smaller.restore(window.state())
+    assert smaller.training_rows().rows[:, 0].tolist() == [6, 7, 8]
+
+
+def test_a_batch_larger_than_the_window_leaves_its_end() -> None:
+    window = InlierWindow(3, 2)
+    window.add(numbered(0, 10), np.full(10, 0.5))
+    assert window.training_rows().rows[:, 0].tolist() == [7, 8, 9]
+
+
+def test_triggers_first_rows_and_time() -> None:
+    triggers = Triggers(min_rows=100, every_rows=1000, every_seconds=60.0, min_interval_seconds=5.0)
+    assert triggers.due(0.0, 99, 99) is None
+    assert triggers.due(0.0, 100, 100) == "first"
+    triggers.started(0.0, 100)
+    triggers.finished(good=True)
+    triggers.has_model = True
+    assert triggers.due(6.0, 1099, 500) is None
+    assert triggers.due(6.0, 1100, 500) == "rows"
+    assert triggers.due(61.0, 200, 500) == "time"
+
+
+def test_the_minimum_distance_between_trainings_holds() -> None:
+    triggers = Triggers(min_rows=10, every_rows=10, every_seconds=None, min_interval_seconds=5.0, has_model=True)
+    triggers.started(0.0, 0)
+    triggers.finished(good=True)
+    assert triggers.due(4.9, 1000, 1000) is None
+    assert triggers.due(5.0, 1000, 1000) == "rows"
+
+
+def test_after_failures_the_next_training_waits_longer_each_time() -> None:
+    triggers = Triggers(min_rows=10, every_rows=10, every_seconds=None, min_interval_seconds=0.0)
+    waits = []
+    for _ in range(10):
+        triggers.finished(good=False)
+        waits.append(triggers.wait())
+    assert waits[:3] == [30.0, 60.0, 120.0]
+    assert waits[-1] == 3600.0
+    triggers.finished(good=True)
+    assert triggers.wait() == 0.0
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector(0.01, "cpu", recipe=TINY).fit(np.random.default_rng(0).normal(size=(2400, 3)))
+
+
+def test_gate_lets_a_good_model_through(detector: Detector) -> None:
+    verdict = gate.judge(detector, np.random.default_rng(1).normal(size=(2000, 3)))
+    assert verdict.accepted
+    assert verdict.reasons == []
+
+
+def test_gate_refuses_a_model_that_flags_the_present(detector: Detector) -> None:
+    verdict = gate.judge(detector, 5.0 + np.random.default_rng(1).normal(size=(2000, 3)))
+    assert not verdict.accepted
+    assert "recent inliers are flagged" in verdict.reasons[0]
+
+
+def test_gate_refuses_scores_that_are_not_finite(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detector, "score", lambda x: np.full(len(x), np.nan))
+    verdict = gate.judge(detector, np.zeros((10, 3)))
+    assert "not finite" in verdict.reasons[0]
+
+
+def test_gate_refuses_one_score_for_all(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detector, "score", lambda x: np.full(len(x), 0.5))
+    verdict = gate.judge(detector, np.random.default_rng(0).normal(size=(100, 3)))
+    assert any("same score" in reason for reason in verdict.reasons)
+
+
+def test_cold_start_ranks_an_outlier_above_ordinary_rows() -> None:
+    cold = ColdStart(seed=0)
+    cold.score(np.random.default_rng(0).normal(size=(600, 3)))
+    ordinary, outlier, incomplete = cold.score(np.array([[0.0, 0.1, 0.0], [9.0, -9.0, 9.0], [np.nan, 0.1, 0.0]]))
+    assert 0.0 <= ordinary < outlier <= 1.0
+    assert 0.0 <= incomplete <= 1.0
+
+
+def test_cores_follow_the_containers_quota(tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    unlimited = usable_cores(tmp_path)
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert usable_cores(tmp_path) == 1
+    assert usable_cores(tmp_path / "nowhere") == unlimited
+
+
+def test_cores_follow_the_old_control_groups_too(tmp_path: Path) -> None:
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("100000")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
+    assert usable_cores(tmp_path) == 1
+
+
+def test_threads_setting_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads_each(None) == 3
+    assert threads_each(2) == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    assert threads_each(None) >= 1
+
+
+def test_repeated_extreme_values_are_reported_as_likely_sentinels() -> None:
+    x = np.random.default_rng(0).normal(50.0, 1.0, size=(400, 2))
+    x[10:15, 0] = -9999.0
+    assert suspicious_values(x, ["temperature", "pressure"]) == [
+        "temperature: -9999 5 times; if it means 'no reading', list it in schema.missing_values"
+    ]
+
+
+def test_a_spread_lost_in_float32_is_reported() -> None:
+    rng = np.random.default_rng(0)
+    x = np.c_[1.9e9 + 5.0 * rng.normal(size=200), rng.normal(size=200)]
+    (note,) = too_coarse_for_float32(x, ["raw_ticks", "load"])
+    assert note.startswith("raw_ticks: spread")

@@ -1,0 +1,148 @@
+"""Trainings in a process of their own: how they end, and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stream_ad.detector import Recipe
+from stream_ad.learning.trainer import Outcome, Trainer, remove_leftovers
+from stream_ad.learning.training_job import Job
+from stream_ad.learning.window import InlierWindow
+from stream_ad.registry import ModelRegistry
+
+FEATURES = ["a", "b", "c"]
+TINY = Recipe(autoencoder_steps=60, vae_steps=30, classifier_steps=60, synthetic_outliers=1000)
+ENDLESS = Recipe(autoencoder_steps=10_000_000)
+
+
+def wait_for(what: Callable[[], object], seconds: float = 60.0) -> object:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds} s")
+
+
+def a_window(n: int = 400) -> InlierWindow:
+    window = InlierWindow(n, 3)
+    window.add(np.random.default_rng(0).normal(size=(n, 3)), np.full(n, np.nan))
+    return window
+
+
+def a_job(registry: Path, recipe: Recipe = TINY, **changes: object) -> Job:
+    settings: dict[str, object] = {
+        "registry": str(registry),
+        "keep": 5,
+        "features": FEATURES,
+        "fingerprint": "f",
+        "false_alarm_rate": 0.01,
+        "device": "cpu",
+        "seed": 0,
+        "threads": 1,
+        "trigger": "rows",
+        "recipe": asdict(recipe),
+        "parent": os.getpid(),
+    }
+    return Job(**(settings | changes))  # type: ignore[arg-type]  # a table of keyword arguments
+
+
+def outcome_of(trainer: Trainer) -> Outcome:
+    outcome = wait_for(trainer.poll)
+    assert isinstance(outcome, Outcome)
+    return outcome
+
+
+def started_process(trainer: Trainer) -> int:
+    """Process id of the training, once it computes (its niceness is set by then)."""
+    wait_for(lambda: trainer._process is not None)
+    assert trainer._process is not None
+    pid = trainer._process.pid
+    wait_for(lambda: os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, 0))
+    return pid
+
+
+def leftovers(registry: Path) -> list[str]:
+    return [path.name for path in registry.iterdir() if path.name.startswith(".")]
+
+
+def test_a_training_makes_a_model_live_and_cleans_up(tmp_path: Path) -> None:
+    trainer = Trainer(60.0)
+    trainer.start(a_job(tmp_path), a_window().state())
+    assert trainer.running
+    outcome = outcome_of(trainer)
+    assert outcome.result == "accepted", outcome.message
+    assert ModelRegistry(str(tmp_path), 5).live() == outcome.version
+    assert not trainer.running
+    assert leftovers(tmp_path) == []
+
+
+def test_a_killed_training_is_seen_at_once_and_says_which_signal(tmp_path: Path) -> None:
+    trainer = Trainer(60.0)
+    trainer.start(a_job(tmp_path, ENDLESS), a_window().state())
+    os.kill(started_process(trainer), signal.SIGKILL)
+    killed = time.monotonic()
+    outcome = outcome_of(trainer)
+    assert time.monotonic() - killed < 5.0
+    assert outcome.result == "killed"
+    assert "signal 9" in outcome.message
+    assert "memory" in outcome.message
+    assert leftovers(tmp_path) == []
+
+
+def test_a_stopped_training_meets_its_deadline(tmp_path: Path) -> None:
+    trainer = Trainer(timeout_seconds=15.0)
+    trainer.start(a_job(tmp_path, ENDLESS), a_window().state())
+    os.kill(started_process(trainer), signal.SIGSTOP)
+    outcome = outcome_of(trainer)
+    assert outcome.result == "timeout"
+    assert "training.timeout_seconds" in outcome.message
+
+
+def test_an_error_in_the_training_brings_its_traceback(tmp_path: Path) -> None:
+    trainer = Trainer(60.0)
+    trainer.start(a_job(tmp_path), a_window(5).state())
+    outcome = outcome_of(trainer)
+    assert outcome.result == "error"
+    assert "Traceback" in outcome.message
+    assert "5 rows are too few" in outcome.message
+    assert ModelRegistry(str(tmp_path), 5).live() is None
+
+
+def test_stopping_the_worker_ends_the_training(tmp_path: Path) -> None:
+    trainer = Trainer(60.0)
+    trainer.start(a_job(tmp_path, ENDLESS), a_window().state())
+    pid = started_process(trainer)
+    trainer.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert leftovers(tmp_path) == []
+
+
+def test_a_training_ends_when_its_worker_is_gone(tmp_path: Path) -> None:
+    trainer = Trainer(60.0)
+    trainer.start(a_job(tmp_path, ENDLESS, parent=1), a_window().state())
+    outcome = outcome_of(trainer)
+    assert outcome.result == "error"
+    assert "the worker is gone" in outcome.message
+
+
+def test_leftovers_of_a_killed_worker_are_removed(tmp_path: Path) -> None:
+    import json
+
+    dead = tmp_path / ".training-dead"
+    dead.mkdir()
+    (dead / "job.json").write_text(json.dumps({"parent": 2**22 + 1}))
+    alive = tmp_path / ".training-alive"
+    alive.mkdir()
+    (alive / "job.json").write_text(json.dumps({"parent": os.getppid()}))
+    remove_leftovers(tmp_path)
+    assert leftovers(tmp_path) == [".training-alive"]
