@@ -17,6 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
 VERSION = "4.3.1"
 INSTALL_HINT = (
     "install Java 17 and Maven (Debian: apt-get install openjdk-17-jre-headless maven) or Docker, "
@@ -65,7 +68,7 @@ def libraries() -> Path:
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         (Path(temporary) / "pom.xml").write_text(POM)
         command = ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"]
-        subprocess.run(command, cwd=temporary, check=True, timeout=600)
+        subprocess.run(command, cwd=temporary, check=True, stdout=subprocess.DEVNULL, timeout=600)
         try:
             (Path(temporary) / "lib").rename(folder)
         except OSError:
@@ -120,7 +123,6 @@ def broker(port: int | None = None, extra: dict[str, str] | None = None) -> Iter
     else:
         raise NoKafka(f"no Kafka broker can be started here: {INSTALL_HINT}")
     with run:
-        _await(f"127.0.0.1:{port}")
         yield f"127.0.0.1:{port}"
 
 
@@ -136,15 +138,21 @@ def _java_broker(port: int, extra: dict[str, str]) -> Iterator[None]:
         java.append(f"-Dlog4j2.configurationFile={folder / 'log4j2.properties'}")
         cluster = str(uuid.uuid4())
         storage = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(server)]
-        subprocess.run(storage, check=True, stdout=subprocess.DEVNULL, timeout=60)
-        process = subprocess.Popen(
-            ["sh", "-c", KEEPER, "kafka", *java, "kafka.Kafka", str(server)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with (folder / "log").open("w") as log:
+            subprocess.run(storage, check=True, stdout=log, stderr=log, timeout=60)
+            process = subprocess.Popen(
+                ["sh", "-c", KEEPER, "kafka", *java, "kafka.Kafka", str(server)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         try:
+            _await(f"127.0.0.1:{port}")
             yield
+        except KafkaException:
+            sys.stderr.write((folder / "log").read_text())
+            raise
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -161,6 +169,7 @@ def _docker_broker(port: int, extra: dict[str, str]) -> Iterator[None]:
         command += ["--env", f"KAFKA_{key.upper().replace('.', '_')}={value}"]
     subprocess.run([*command, f"apache/kafka:{VERSION}"], check=True, stdout=subprocess.DEVNULL, timeout=600)
     try:
+        _await(f"127.0.0.1:{port}")
         yield
     finally:
         subprocess.run(["docker", "rm", "--force", name], check=False, stdout=subprocess.DEVNULL)
@@ -168,15 +177,11 @@ def _docker_broker(port: int, extra: dict[str, str]) -> Iterator[None]:
 
 def _await(bootstrap: str) -> None:
     """Return when the broker answers requests."""
-    from confluent_kafka.admin import AdminClient
-
     AdminClient({"bootstrap.servers": bootstrap, "log_level": 0}).list_topics(timeout=60)
 
 
 def main() -> None:
     """Run a broker on localhost:9092 until interrupted, with the topics of config.yaml."""
-    from confluent_kafka.admin import AdminClient, NewTopic
-
     topics = ["plant", "stream-ad.scores", "stream-ad.anomalies", "stream-ad.dead-letters"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with broker(9092) as bootstrap:

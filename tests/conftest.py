@@ -1,0 +1,149 @@
+"""Fixtures that several test files use."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import confluent_kafka
+import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+
+from tests.kafka_broker import NoKafka, broker
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record as it lies in a topic."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+    timestamp: int
+
+
+class Kafka:
+    """The test broker and what tests do with it, by a client that is not the one under test."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+        self._connection = {"bootstrap.servers": bootstrap, "log_level": 0}
+        self._admin = AdminClient(self._connection)
+
+    def create_topic(self, name: str, partitions: int = 1, config: Mapping[str, str] = {}) -> None:
+        """Make a topic; returns when every partition has a leader."""
+        self._admin.create_topics([NewTopic(name, partitions, 1, config=dict(config))])[name].result()
+        self._await_topic(name, lambda found: found == partitions)
+
+    def delete_topic(self, name: str) -> None:
+        self._admin.delete_topics([name])[name].result()
+        self._await_topic(name, lambda found: found == 0)
+
+    def add_partitions(self, name: str, total: int) -> None:
+        self._admin.create_partitions([NewPartitions(name, total)])[name].result()
+        self._await_topic(name, lambda found: found == total)
+
+    def produce(
+        self,
+        topic: str,
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None] | None = None,
+        headers: Sequence[list[tuple[str, bytes | None]]] | None = None,
+        partition: int | None = None,
+        timestamps: Sequence[int] | None = None,
+        **config: Any,
+    ) -> None:
+        """Send records and wait until all are acknowledged. `config`: librdkafka's, with _ for the dot."""
+        producer = self.producer(**config)
+        for i, value in enumerate(values):
+            producer.produce(
+                topic,
+                value=value,
+                key=keys[i] if keys else None,
+                headers=headers[i] if headers else None,
+                partition=-1 if partition is None else partition,
+                timestamp=timestamps[i] if timestamps else 0,
+                on_delivery=_raise_on_failure,
+            )
+            producer.poll(0)
+        assert producer.flush(30) == 0
+
+    def producer(self, **config: Any) -> confluent_kafka.Producer:
+        """A librdkafka producer, for transactions and the like."""
+        names = {name.replace("_", "."): value for name, value in config.items()}
+        limits = {"queue.buffering.max.messages": 1_000_000, "linger.ms": 5}
+        return confluent_kafka.Producer(self._connection | limits | names)
+
+    def consume(self, topic: str, n: int, timeout: float = 20.0) -> list[Record]:
+        """Read committed records of all partitions from the beginning: the first `n`, fewer after `timeout` s."""
+        consumer = confluent_kafka.Consumer(
+            self._connection
+            | {"group.id": "unused", "isolation.level": "read_committed", "enable.auto.commit": False}
+        )
+        partitions = self._admin.list_topics(topic, timeout=10).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, p, confluent_kafka.OFFSET_BEGINNING) for p in partitions])
+        records: list[Record] = []
+        deadline = time.monotonic() + timeout
+        try:
+            while len(records) < n and (left := deadline - time.monotonic()) > 0:
+                for message in consumer.consume(n - len(records), min(left, 0.5)):
+                    assert message.error() is None, message.error()
+                    records.append(
+                        Record(
+                            message.partition(),
+                            message.offset(),
+                            message.key(),
+                            message.value(),
+                            message.headers() or [],
+                            message.timestamp()[1],
+                        )
+                    )
+        finally:
+            consumer.close()
+        return records
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        """Offsets that the group has committed, by partition."""
+        [future] = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
+        return {tp.partition: tp.offset for tp in future.result().topic_partitions if tp.topic == topic}
+
+    def delete_records(self, topic: str, offset: int, partition: int = 0) -> None:
+        """Do what retention does: drop the records before `offset`."""
+        for future in self._admin.delete_records([TopicPartition(topic, partition, offset)]).values():
+            future.result()
+
+    def _await_topic(self, name: str, ready: Any) -> None:
+        deadline = time.monotonic() + 20
+        while True:
+            found = self._admin.list_topics(timeout=10).topics.get(name)
+            leaders = sum(p.leader >= 0 for p in found.partitions.values()) if found else 0
+            if ready(leaders):
+                return
+            assert time.monotonic() < deadline, f"{name}: {leaders} partitions have a leader"
+            time.sleep(0.05)
+
+
+def _raise_on_failure(error: Any, _: Any) -> None:
+    if error is not None:
+        raise confluent_kafka.KafkaException(error)
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Kafka]:
+    """A real broker: the one of STREAM_AD_TEST_KAFKA, else one that lives as long as the tests."""
+    if address := os.environ.get("STREAM_AD_TEST_KAFKA"):
+        yield Kafka(address)
+        return
+    try:
+        with broker() as bootstrap:
+            yield Kafka(bootstrap)
+    except NoKafka as reason:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(reason), pytrace=False)
+        pytest.skip(str(reason))
