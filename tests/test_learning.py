@@ -12,7 +12,7 @@ from stream_ad.learning import ColdStart, gate
 from stream_ad.learning.cores import threads_each, usable_cores
 from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32
 from stream_ad.learning.triggers import Triggers
-from stream_ad.learning.window import InlierWindow
+from stream_ad.learning.window import InlierWindow, inlier_probability
 
 TINY = Recipe(autoencoder_steps=150, vae_steps=80, classifier_steps=120, synthetic_outliers=2000)
 
@@ -26,31 +26,65 @@ def test_window_keeps_the_latest_inliers_in_order() -> None:
     window = InlierWindow(10, 2)
     for first in range(0, 28, 4):
         window.add(numbered(first, first + 4), np.full(4, 0.3))
-    assert window.training_rows().rows[:, 0].tolist() == list(range(18, 28))
+    assert window.training_rows(0.01).rows[:, 0].tolist() == list(range(18, 28))
 
 
 def test_flagged_rows_never_enter_the_window() -> None:
     window = InlierWindow(10, 2)
     window.add(numbered(0, 6), np.array([0.1, 1.0, 0.2, 3.0, 0.3, 1.2]))
-    training = window.training_rows()
+    training = window.training_rows(0.01)
     assert training.rows[:, 0].tolist() == [0, 2, 4]
-    assert training.flagged[:, 0].tolist() == [1, 5], "strongly flagged rows do not even help to calibrate"
-    assert training.flagged_place.tolist() == [1, 3]
+    assert 3.0 not in training.flagged[:, 0], "strongly flagged rows do not even help to calibrate"
+
+
+def test_a_flagged_row_keeps_its_place_in_time() -> None:
+    window = InlierWindow(1000, 2)
+    score = np.full(1000, 0.5)
+    score[400] = 1.0
+    window.add(numbered(0, 1000), score)
+    training = window.training_rows(0.01)
+    assert training.flagged[:, 0].tolist() == [400]
+    assert training.flagged_place.tolist() == [400]
+
+
+def exponential_scores(n: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
+    """Scores of n inliers of a calibrated model."""
+    return np.log(rng.random(n)) / np.log(alpha)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.002])
+def test_flagged_inliers_are_told_from_anomalies_by_how_their_scores_fall_off(alpha: float) -> None:
+    rng = np.random.default_rng(0)
+    inliers = exponential_scores(200_000, alpha, rng)
+    inliers = inliers[inliers >= 1.0]
+    anomalies = rng.uniform(1.0, 12.0, size=6000)
+    truth = (inliers < 1.5).sum()
+    alone = inlier_probability(inliers, 200_000, alpha).sum()
+    mixed = inlier_probability(np.concatenate([inliers, anomalies]), 200_000, alpha).sum()
+    assert alone == pytest.approx(truth, rel=0.1)
+    assert mixed == pytest.approx(truth, rel=0.25)
+
+
+def test_a_threshold_that_is_too_low_shows_in_the_flagged_inliers() -> None:
+    rng = np.random.default_rng(0)
+    scores = 1.15 * exponential_scores(200_000, 0.01, rng)
+    flagged = scores[scores >= 1.0]
+    assert inlier_probability(flagged, 200_000, 0.01).sum() > 1.3 * 0.01 * 200_000
 
 
 def test_flagged_rows_older_than_the_window_are_forgotten() -> None:
     window = InlierWindow(4, 2)
     window.add(numbered(0, 2), np.array([1.1, 0.5]))
     window.add(numbered(2, 8), np.full(6, 0.5))
-    assert len(window.training_rows().flagged) == 0
+    assert len(window.training_rows(0.01).flagged) == 0
 
 
 def test_rows_from_before_the_first_model_are_not_truncated() -> None:
     window = InlierWindow(10, 2)
     window.add(numbered(0, 5), np.full(5, np.nan))
-    assert window.training_rows().truncated(0.01) == 0.0
+    assert window.training_rows(0.01).truncated(0.01) == 0.0
     window.add(numbered(5, 10), np.full(5, 0.5))
-    assert window.training_rows().truncated(0.01) == pytest.approx(0.5 * 0.001)
+    assert window.training_rows(0.01).truncated(0.01) == pytest.approx(0.5 * 0.001)
 
 
 def test_window_survives_in_its_state() -> None:
@@ -62,13 +96,13 @@ def test_window_survives_in_its_state() -> None:
         np.testing.assert_array_equal(array, again.state()[name])
     smaller = InlierWindow(3, 2)
     smaller.restore(window.state())
-    assert smaller.training_rows().rows[:, 0].tolist() == [6, 7, 8]
+    assert smaller.training_rows(0.01).rows[:, 0].tolist() == [6, 7, 8]
 
 
 def test_a_batch_larger_than_the_window_leaves_its_end() -> None:
     window = InlierWindow(3, 2)
     window.add(numbered(0, 10), np.full(10, 0.5))
-    assert window.training_rows().rows[:, 0].tolist() == [7, 8, 9]
+    assert window.training_rows(0.01).rows[:, 0].tolist() == [7, 8, 9]
 
 
 def test_triggers_first_rows_and_time() -> None:

@@ -67,7 +67,7 @@ def run(folder: Path) -> Result:
     arrays = load_file(folder / WINDOW_FILE)
     window = InlierWindow(max(1, len(arrays["inliers.score"])), len(job.features))
     window.restore(arrays)
-    training = window.training_rows()
+    training = window.training_rows(job.false_alarm_rate, job.seed)
 
     def end_with_parent(share: float) -> None:
         if os.getppid() != job.parent:

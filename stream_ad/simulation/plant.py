@@ -26,15 +26,18 @@ SENSORS = (
 )
 KINDS = ("spike", "stuck", "drift", "broken_correlation")
 
-DAY = 2000
-"""Rows in a day."""
-BLOCK = 250
+DAY = 480
+"""Rows in a day: one every three minutes."""
+BLOCK = 240
 """Rows made at once; faults begin and end within one block, so that chunk sizes change nothing."""
-MODE_BLOCKS = (4, 12)
-"""Blocks that the plant stays in one operating mode."""
-RAMP = 100
-"""Rows that it takes from one mode to the next."""
-CHECK_ROWS = 20_000
+MODE_ROWS = (40, 160)
+"""Rows that the plant stays in one operating mode. It takes the modes in turns, each once before any comes
+again, so that a window of a few thousand rows has seen them all at all times of the day."""
+MODE_LAG = 6.0
+"""Rows in which the way from one mode to the next is two thirds done."""
+STUCK_SPREADS = 8.0
+"""A sensor that freezes is this far from the truth in a fifth of the rows at least, else another one freezes."""
+CHECK_ROWS = 80 * BLOCK
 
 
 @dataclass(slots=True)
@@ -75,7 +78,8 @@ class Plant:
         self._faults = 0
         self._rest = self._no_rows()
         self._design(np.random.default_rng([seed, 2]))
-        self._mode, self._previous_mode, self._mode_age, self._mode_blocks = 0, 0, BLOCK, 6
+        self._set_point, self._level, self._mode_rows = 0.0, 0.0, 0
+        self._next_modes: list[float] = []
         self._spread = self._conditional_spread(np.random.default_rng([seed, 3]))
 
     def rows(self, n: int) -> PlantRows:
@@ -106,7 +110,7 @@ class Plant:
         day = 2.0 * np.pi * (t / DAY + self._phase)
         demand = np.sin(day) + 0.3 * np.sin(2.0 * day + 1.0) + 0.15 * rng.normal(size=n)
         ambient = np.cos(day - 0.8) + 0.1 * rng.normal(size=n)
-        wear = self._drift * np.minimum(t / 200_000.0, 3.0)
+        wear = self._drift * np.minimum(t / 400_000.0, 3.0)
         return demand, ambient, mode + 0.05 * rng.normal(size=n), wear
 
     def _sensors(self, causes: tuple[Float64, ...], rng: np.random.Generator) -> Float64:
@@ -148,15 +152,21 @@ class Plant:
         return read
 
     def _mode_level(self, n: int) -> Float64:
-        """The operating mode's set point over the next n rows, with a ramp after a change; moves the state."""
-        if self._mode_age >= BLOCK * self._mode_blocks:
-            others = [mode for mode in range(len(self._modes)) if mode != self._mode]
-            self._previous_mode, self._mode = self._mode, int(self._rng.choice(others))
-            self._mode_age, self._mode_blocks = 0, int(self._rng.integers(*MODE_BLOCKS))
-        way = np.clip((self._mode_age + np.arange(n)) / RAMP, 0.0, 1.0)
-        self._mode_age += n
-        level: Float64 = (1.0 - way) * self._modes[self._previous_mode] + way * self._modes[self._mode]
-        return level
+        """How far the plant is in which operating mode over the next n rows: set points, followed with a lag."""
+        parts, have = [], 0
+        while have < n:
+            if self._mode_rows == 0:
+                self._mode_rows = int(self._rng.integers(*MODE_ROWS))
+                if not self._next_modes:
+                    self._next_modes = self._rng.permutation(self._modes).tolist()
+                self._set_point = self._next_modes.pop()
+            rows = min(self._mode_rows, n - have)
+            way = np.exp(-np.arange(1, rows + 1) / MODE_LAG)
+            parts.append(self._set_point + (self._level - self._set_point) * way)
+            self._level = float(parts[-1][-1])
+            self._mode_rows -= rows
+            have += rows
+        return np.concatenate(parts)
 
     def _conditional_spread(self, rng: np.random.Generator) -> Float64:
         """[12] spread of each sensor around its linear regression on the others."""
@@ -194,8 +204,8 @@ class Plant:
             column[rows] += sign * rng.uniform(10.0, 16.0) * spread * np.linspace(0.0, 1.0, length)
         elif KINDS[kind] == "stuck":
             rows = slice(start, start + int(rng.integers(100, 180)))
-            # A sensor freezes at what it read some time before: far enough from the truth to be seen.
-            column[rows] = self._far_value(column[rows], spread, sign)
+            feature = self._leaving_sensor(block.values[rows], feature)
+            block.values[rows, feature] = block.values[start, feature]
         else:
             rows = slice(start, start + int(rng.integers(40, 100)))
             # Plausible movement at the wrong time: the sensor's own, upside down and off its place.
@@ -204,11 +214,11 @@ class Plant:
         self._faults += 1
         block.fault[rows], block.feature[rows], block.kind[rows] = self._faults, feature, kind
 
-    @staticmethod
-    def _far_value(column: Float64, spread: float, sign: float) -> float:
-        """A frozen value at least nine spreads from what most of the rows should read."""
-        edge = column.max() if sign > 0 else column.min()
-        return float(edge + sign * 9.0 * spread) if abs(edge - np.median(column)) < 9.0 * spread else float(edge)
+    def _leaving_sensor(self, values: Float64, wanted: int) -> int:
+        """The sensor that freezes at the first of these rows: the wanted one if the truth goes far enough from it,
+        else the one from which it goes furthest."""
+        moved = np.quantile(np.abs(values - values[0]), 0.8, axis=0) / self._spread
+        return wanted if moved[wanted] >= STUCK_SPREADS else int(moved.argmax())
 
     @staticmethod
     def _no_rows() -> PlantRows:

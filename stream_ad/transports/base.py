@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from stream_ad.records import DeadLetter, RawBatch
@@ -41,6 +41,8 @@ class SourceStatistics:
     """Topics found deleted and made again."""
     commit_failures: int = 0
     rebalances: int = 0
+    missing_topics: list[str] = field(default_factory=list)
+    """Topics that were read and are gone now."""
 
 
 class Source(Protocol):
