@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from stream_ad import __version__
 from stream_ad.config import Config
 from stream_ad.learning import ColdStart, Learner, LearningSettings, LoadedModel, Outcome, threads_each
-from stream_ad.monitoring import Metrics, MonitoringServer, log_once_a_minute
+from stream_ad.monitoring import Metrics, MonitoringServer, OncePerMinute
 from stream_ad.records import FieldDrift, RawBatch, RecordSchema, Status, dead_letters, encode, make_decoder
 from stream_ad.registry import ModelRegistry, RegistryError
 from stream_ad.scoring import Scorer
@@ -50,7 +51,7 @@ class Worker:
         self.config = config
         self.schema = RecordSchema(**config.schema_.model_dump())
         self.registry = ModelRegistry(config.registry.path, config.registry.keep)
-        self.metrics = Metrics(list(self.schema.features))
+        self.metrics = Metrics(list(self.schema.features), __version__)
         self._source = source
         self._sink = sink
         self._stopping = threading.Event()
@@ -58,7 +59,8 @@ class Worker:
         self._failure: str | None = None
         self._threads = threads_each(config.detector.threads)
         self._decoder = make_decoder(self.schema)
-        self._field_drift = FieldDrift(self.schema)
+        self._field_drift = FieldDrift(self.schema, self._decoder)
+        self._once_per_minute = OncePerMinute()
         cold = config.training.cold_start == "half_space_trees"
         self._scorer = Scorer(self.schema, ColdStart(config.detector.seed) if cold else None)
         self._learner = Learner(self._learning_settings(), self.registry)
@@ -145,9 +147,10 @@ class Worker:
         # The cold start's scores are not calibrated: to the window they are no scores at all.
         score = np.where(verdicts.status == Status.SCORED, verdicts.score, np.nan)
         self._learner.observe(batch.values[learnable], score[learnable])
-        self._field_drift.observe(decoded)
+        self._field_drift.observe(batch)
         for bad in decoded.bad:
-            log_once_a_minute(log, logging.WARNING, bad.reason, f"record goes to the dead letters: {bad.message}")
+            message = f"record goes to the dead letters: {bad.message}"
+            self._once_per_minute.log(log, logging.WARNING, bad.reason, message)
         self.metrics.observe_batch(decoded, verdicts, time.time())
         self.metrics.set_feature_residuals(self._scorer.residual)
         self._counts["rows"] += len(batch)
@@ -185,7 +188,11 @@ class Worker:
         self._next_statistics = now + STATISTICS_SECONDS
         statistics = source.statistics()
         self._lag = sum(partition.records for partition in statistics.lag)
-        self.metrics.set_source_statistics(statistics)
+        lag = [(one.topic, one.partition, one.records) for one in statistics.lag]
+        self.metrics.set_lag(lag, time.time())
+        self.metrics.set_source_counters(
+            statistics.lost_records, statistics.resets, statistics.commit_failures, statistics.rebalances
+        )
         self.metrics.set_window_rows(len(self._learner.window))
 
     def _connect(self) -> tuple[Source, Sink]:

@@ -81,7 +81,7 @@ class Kafka:
         return confluent_kafka.Producer(self._connection | limits | names)
 
     def consume(self, topic: str, n: int, timeout: float = 20.0) -> list[Record]:
-        """Read committed records of all partitions from the beginning: the first `n`, fewer after `timeout` s."""
+        """Read committed records from the beginning: the first `n`, or as many as come in `timeout` s."""
         consumer = confluent_kafka.Consumer(
             self._connection
             | {"group.id": "unused", "isolation.level": "read_committed", "enable.auto.commit": False}

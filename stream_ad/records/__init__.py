@@ -6,10 +6,35 @@ from stream_ad.records.batch import (
     Batch,
     DeadLetter,
     Decoded,
+    Headers,
     RawBatch,
     Reason,
     Status,
     Verdicts,
 )
+from stream_ad.records.dead_letters import dead_letters
+from stream_ad.records.decoder import Decoder, make_decoder
+from stream_ad.records.encoding import encode
+from stream_ad.records.field_drift import FieldDrift
+from stream_ad.records.schema import RecordSchema
+from stream_ad.records.timestamps import format_timestamp
 
-__all__ = ["NO_TIMESTAMP", "BadRecord", "Batch", "DeadLetter", "Decoded", "RawBatch", "Reason", "Status", "Verdicts"]
+__all__ = [
+    "NO_TIMESTAMP",
+    "BadRecord",
+    "Batch",
+    "DeadLetter",
+    "Decoded",
+    "Decoder",
+    "FieldDrift",
+    "Headers",
+    "RawBatch",
+    "Reason",
+    "RecordSchema",
+    "Status",
+    "Verdicts",
+    "dead_letters",
+    "encode",
+    "format_timestamp",
+    "make_decoder",
+]

@@ -1,4 +1,4 @@
-"""A simulated plant: a dozen correlated sensors with daily cycles, operating modes, drift and labelled faults."""
+"""A simulated plant: a dozen correlated sensors, daily cycles, operating modes, drift, labelled faults."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ again, so that a window of a few thousand rows has seen them all at all times of
 MODE_LAG = 6.0
 """Rows in which the way from one mode to the next is two thirds done."""
 STUCK_SPREADS = 8.0
-"""A sensor that freezes is this far from the truth in a fifth of the rows at least, else another one freezes."""
+"""A sensor that freezes is so many spreads from the truth in a fifth of the rows, else another freezes."""
 CHECK_ROWS = 80 * BLOCK
 
 
@@ -60,7 +60,7 @@ class Plant:
     Four hidden causes drive the sensors: demand and ambient temperature follow the day, the operating mode
     steps between set points, wear drifts slowly. `fault_rate` is the number of faults in a thousand rows,
     none in the first `fault_free_rows`; `drift=False` makes a stationary plant. What is labelled a fault is
-    findable row by row: at its worst it is at least eight spreads off what the other sensors say.
+    findable row by row: at its worst it is at least six spreads off what the other sensors say.
 
     >>> plant = Plant(seed=1, fault_rate=2.0)
     >>> rows = plant.rows(5000)
@@ -68,7 +68,9 @@ class Plant:
     ((5000, 12), True)
     """
 
-    def __init__(self, seed: int, fault_rate: float = 0.0, fault_free_rows: int = 0, drift: bool = True) -> None:
+    def __init__(
+        self, seed: int, fault_rate: float = 0.0, fault_free_rows: int = 0, drift: bool = True
+    ) -> None:
         self._rng = np.random.default_rng([seed, 0])
         self._fault_rng = np.random.default_rng([seed, 1])
         self._share = fault_rate * BLOCK / 1000.0
@@ -152,7 +154,7 @@ class Plant:
         return read
 
     def _mode_level(self, n: int) -> Float64:
-        """How far the plant is in which operating mode over the next n rows: set points, followed with a lag."""
+        """The operating mode's level over the next n rows; moves the state."""
         parts, have = [], 0
         while have < n:
             if self._mode_rows == 0:
@@ -215,8 +217,10 @@ class Plant:
         block.fault[rows], block.feature[rows], block.kind[rows] = self._faults, feature, kind
 
     def _leaving_sensor(self, values: Float64, wanted: int) -> int:
-        """The sensor that freezes at the first of these rows: the wanted one if the truth goes far enough from it,
-        else the one from which it goes furthest."""
+        """The sensor that freezes at the first of these rows.
+
+        The wanted one if the truth then goes far enough from it, else the one from which it goes furthest.
+        """
         moved = np.quantile(np.abs(values - values[0]), 0.8, axis=0) / self._spread
         return wanted if moved[wanted] >= STUCK_SPREADS else int(moved.argmax())
 

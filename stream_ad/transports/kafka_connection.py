@@ -7,10 +7,11 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from kafka import KafkaAdminClient, codec, errors
+from kafka.admin import ConfigResource
 from kafka.net.compat import KafkaNetClient
 from pydantic import SecretStr
 
@@ -90,13 +91,29 @@ def probe(settings: KafkaConnection, section: str, topics: Sequence[tuple[str, s
             raise ConfigurationError(f"{section}: {error}") from error
         try:
             _check_advertised(network, settings, section)
-            found = {topic["name"]: topic["error_code"] for topic in admin.describe_topics([t for _, t in topics])}
+            found = {
+                topic["name"]: topic["error_code"] for topic in admin.describe_topics([t for _, t in topics])
+            }
         except errors.KafkaError as error:
-            raise TransportError(f"the brokers at {settings.bootstrap_servers} do not answer: {error}") from error
+            raise TransportError(
+                f"the brokers at {settings.bootstrap_servers} do not answer: {error}"
+            ) from error
         finally:
             admin.close()
     for key, topic in topics:
         _check_topic(key, topic, errors.for_code(found.get(topic, 3)), settings)
+
+
+def max_message_bytes(settings: KafkaConnection, section: str, topic: str) -> str:
+    """Return what the topic takes in one message, in bytes, or "unknown" if the brokers do not tell."""
+    key = "max.message.bytes"
+    try:
+        admin, _ = make_client(KafkaAdminClient, **client_config(settings, section))
+        with closing(admin):
+            found = admin.describe_configs([ConfigResource("topic", topic, [key])], config_filter="all")
+        return str(found["topic"][topic][key]["value"])
+    except (errors.KafkaError, LookupError):
+        return "unknown"
 
 
 def _password(secret: SecretStr | None) -> str | None:
@@ -141,8 +158,8 @@ def _check_advertised(network: KafkaNetClient, settings: KafkaConnection, sectio
             failures.append(f"{broker.host}:{broker.port} ({error})")
     raise TransportError(
         f"{settings.bootstrap_servers} ({section}.bootstrap_servers) answers, but the address that it "
-        f"advertises cannot be reached from here: {', '.join(failures)}. Set advertised.listeners of the broker "
-        "to an address that this machine can reach."
+        f"advertises cannot be reached from here: {', '.join(failures)}. Set advertised.listeners of the "
+        "broker to an address that this machine can reach."
     )
 
 
@@ -151,20 +168,20 @@ def _check_topic(key: str, topic: str, error: type[Exception], settings: KafkaCo
     if error is errors.NoError:
         return
     if error is errors.UnknownTopicOrPartitionError:
-        raise ConfigurationError(f"{key}: there is no topic {topic!r} {where}. Create it or correct the name.")
+        raise ConfigurationError(
+            f"{key}: there is no topic {topic!r} {where}. Create it or correct the name."
+        )
     if error is errors.TopicAuthorizationFailedError:
         raise ConfigurationError(
-            f"{key}: {settings.sasl_username or 'this client'} is not authorised to use topic {topic!r} {where}, "
-            "or it does not exist. Grant Describe and Read (a source) or Write (a sink)."
+            f"{key}: {settings.sasl_username or 'this client'} is not authorised to use topic {topic!r} "
+            f"{where}, or it does not exist. Grant Describe and Read (a source) or Write (a sink)."
         )
     if issubclass(error, errors.RetriableError):
         raise TransportError(f"{key}: topic {topic!r} {where} is not available: {error.__name__}")
     raise ConfigurationError(f"{key}: topic {topic!r} {where} cannot be used: {error.__name__}")
 
 
-def _diagnosis(
-    settings: KafkaConnection, section: str, captured: list[logging.LogRecord]
-) -> TransportError:
+def _diagnosis(settings: KafkaConnection, section: str, captured: list[logging.LogRecord]) -> TransportError:
     """Say why no connection came about; only kafka-python's log tells."""
     arguments = itertools.chain.from_iterable(r.args for r in captured if isinstance(r.args, tuple))
     causes = [argument for argument in arguments if isinstance(argument, Exception)]
@@ -178,8 +195,8 @@ def _diagnosis(
             )
         if isinstance(cause, errors.UnsupportedSaslMechanismError | errors.IllegalSaslStateError):
             return ConfigurationError(
-                f"{section}.sasl_mechanism, {section}.security_protocol: the broker at {servers} does not take "
-                f"{settings.sasl_mechanism} over {settings.security_protocol}: {text}"
+                f"{section}.sasl_mechanism, {section}.security_protocol: the broker at {servers} does not "
+                f"take {settings.sasl_mechanism} over {settings.security_protocol}: {text}"
             )
         if isinstance(cause, errors.KafkaConfigurationError):
             return ConfigurationError(f"{section}: {text}")
@@ -188,15 +205,16 @@ def _diagnosis(
             return ConfigurationError(f"{section}.{key}: the certificate of {servers} is not trusted: {text}")
         if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
             return ConfigurationError(
-                f"{section}.security_protocol: {servers} does not speak TLS ({settings.security_protocol}): {text}"
+                f"{section}.security_protocol: {servers} does not speak TLS "
+                f"({settings.security_protocol}): {text}"
             )
         if "ALERT" in text and "CERTIFICATE" in text:
             return ConfigurationError(
                 f"{section}.ssl_certfile, {section}.ssl_keyfile: {servers} refuses our certificate: {text}"
             )
-    cause = causes[-1] if causes else "no answer"
+    last = causes[-1] if causes else "no answer"
     return TransportError(
-        f"no Kafka broker answers at {servers} by {settings.security_protocol}: {cause}. Check "
+        f"no Kafka broker answers at {servers} by {settings.security_protocol}: {last}. Check "
         f"{section}.bootstrap_servers and {section}.security_protocol, and that the broker is up."
     )
 

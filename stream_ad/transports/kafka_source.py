@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 # A question to the brokers that takes longer is asked again with the next poll or commit.
 REQUEST_MS = 5000
 CLOSE_MS = 5000
-# Fetched in one go from a partition; several polls' worth of small records, bounded by FETCH_BYTES in all.
-PARTITION_FETCH_BYTES = 8 << 20
-FETCH_BYTES = 48 << 20
+# Fetched in one go from a partition, so that it fills a poll with small records, and from a broker.
+PARTITION_FETCH_BYTES = 4 << 20
+FETCH_BYTES = 32 << 20
 # Records wait but none come: after so long we say that something holds them back, and go on saying it.
 HELD_BACK_SECONDS = 10.0
 HELD_BACK_REMINDER_SECONDS = 60.0
@@ -82,10 +82,16 @@ class KafkaSource:
         self._consumer.subscribe(settings.topics, listener=self._rebalances)
 
     def poll(self, timeout: float) -> RawBatch:
-        """As `Source.poll`. Raises `ConfigurationError` for missing rights, `TransportError` for broken data."""
+        """As `Source.poll`.
+
+        Raises `ConfigurationError` for rights that we lack and `TransportError` for data that cannot be read.
+        """
+        deadline = time.monotonic() + timeout
         try:
             self._watch_topics()
             batch = self._poll(timeout)
+            while batch is None and (left := deadline - time.monotonic()) > 0:
+                batch = self._poll(left)
         except _TRANSIENT as error:
             log.warning("reading from %s: %s; trying again", self._settings.bootstrap_servers, error)
             return RawBatch.empty()
@@ -96,6 +102,7 @@ class KafkaSource:
             ) from error
         except errors.KafkaError as error:
             raise TransportError(f"cannot read from {self._settings.bootstrap_servers}: {error}") from error
+        batch = batch or RawBatch.empty()
         self._watch_for_records_held_back(len(batch) > 0)
         return batch
 
@@ -107,7 +114,9 @@ class KafkaSource:
         partition now reads those records again. Raises `ConfigurationError` when not authorised.
         """
         positions = self._positions()
-        moved = {tp: position for tp, position in positions.items() if self._committed.get(tp) != position.offset}
+        moved = {
+            tp: position for tp, position in positions.items() if self._committed.get(tp) != position.offset
+        }
         if not moved:
             return
         try:
@@ -123,7 +132,7 @@ class KafkaSource:
             self._committed.update({tp: position.offset for tp, position in moved.items()})
 
     def statistics(self) -> SourceStatistics:
-        """Counters and lag, without asking the brokers; a partition that nothing was fetched from has none yet."""
+        """Counters and lag, without asking the brokers; a partition has none before its first fetch."""
         return SourceStatistics(
             lag=self._lag(),
             lost_records=self._lost_records,
@@ -145,7 +154,8 @@ class KafkaSource:
         finally:
             self._network.close()
 
-    def _poll(self, timeout: float) -> RawBatch:
+    def _poll(self, timeout: float) -> RawBatch | None:
+        """Poll; None where instead the position of a partition had to be set."""
         try:
             return _columns(self._consumer.poll(timeout_ms=int(1000 * timeout)))
         except errors.NoOffsetForPartitionError as error:
@@ -157,12 +167,13 @@ class KafkaSource:
                 log.warning("%s [%d] lost its newest records on the brokers", tp.topic, tp.partition)
                 if divergent is not None:
                     self._consumer.seek(tp, divergent.offset)
-        return RawBatch.empty()
+        return None
 
     def _choose_start(self, partitions: set[TopicPartition]) -> None:
         """Set the position of partitions for which the group has committed none."""
+        self._watch_topics()
         by_topic = defaultdict(list)
-        for tp in partitions:
+        for tp in partitions - self._positions().keys():
             by_topic[tp.topic].append(tp)
         for topic, ours in by_topic.items():
             starts = {}
@@ -181,12 +192,16 @@ class KafkaSource:
         offset is from then on one that appeared later, and a crash before the first commit skips nothing.
         """
         consumer = self._consumer
-        partitions = [TopicPartition(topic, p) for p in self._network.cluster.partitions_for_topic(topic) or ()]
+        partitions = [
+            TopicPartition(topic, p) for p in self._network.cluster.partitions_for_topic(topic) or ()
+        ]
         committed = {tp: consumer.committed(tp, timeout_ms=REQUEST_MS) for tp in partitions}
         if any(offset is not None for offset in committed.values()):
             return {tp: offset for tp, offset in committed.items() if offset is not None}
         ends: dict[TopicPartition, int] = consumer.end_offsets(partitions, timeout_ms=REQUEST_MS)
-        consumer.commit({tp: OffsetAndMetadata(end, "", -1) for tp, end in ends.items()}, timeout_ms=REQUEST_MS)
+        consumer.commit(
+            {tp: OffsetAndMetadata(end, "", -1) for tp, end in ends.items()}, timeout_ms=REQUEST_MS
+        )
         return ends
 
     def _return_into_range(self, positions: dict[TopicPartition, int]) -> None:
@@ -197,16 +212,17 @@ class KafkaSource:
                 lost = oldest[tp] - position
                 self._lost_records += lost
                 log.warning(
-                    "%s [%d]: retention took records before they were read: committed offset %d, oldest %d, %d lost",
+                    "%s [%d]: retention took unread records: committed offset %d, oldest %d, %d lost",
                     *(tp.topic, tp.partition, position, oldest[tp], lost),
                 )
                 self._consumer.seek(tp, oldest[tp])
         ends = self._consumer.end_offsets(list(positions), timeout_ms=REQUEST_MS)
         beyond = {tp.topic for tp, position in positions.items() if position > ends[tp]}
         if beyond:
-            self._consumer.topics()  # Fetches the topics' new ids: else each would be found re-created once more.
+            # Fetches the topics' new ids: by the old ones each would be found re-created once more.
+            self._consumer.topics()
         for topic in beyond:
-            self._start_over(topic)
+            self._start_over(topic, positions)
 
     def _watch_topics(self) -> None:
         """See whether a topic is gone, or another one under the same name."""
@@ -220,14 +236,15 @@ class KafkaSource:
             if known is None:
                 self._topic_ids[topic] = now
             elif known != now:
-                self._start_over(topic)
+                self._start_over(topic, {})
             self._missing.discard(topic)
 
-    def _start_over(self, topic: str) -> None:
-        """Read a topic that was deleted and made again from its beginning."""
+    def _start_over(self, topic: str, positions: dict[TopicPartition, int]) -> None:
+        """Read a topic that was deleted and made again from its beginning; `positions` are from before."""
+        before = self._committed | positions
         ours = [tp for tp in self._consumer.assignment() if tp.topic == topic]
         exist = self._network.cluster.partitions_for_topic(topic) or set()
-        known = [tp for tp in {*ours, *self._committed} if tp.topic == topic and tp.partition in exist]
+        known = [tp for tp in {*ours, *before} if tp.topic == topic and tp.partition in exist]
         oldest = self._consumer.beginning_offsets(known, timeout_ms=REQUEST_MS)
         ends = self._consumer.end_offsets(known, timeout_ms=REQUEST_MS)
         for tp in ours:
@@ -236,7 +253,7 @@ class KafkaSource:
             "topic %s was re-created; reading the new one from its beginning (%s)",
             topic,
             ", ".join(
-                f"partition {tp.partition}: committed offset {self._committed.get(tp)}, "
+                f"partition {tp.partition}: committed offset {before.get(tp)}, "
                 f"now {oldest[tp]} to {ends[tp]}"
                 for tp in sorted(known)
             ),
@@ -248,7 +265,7 @@ class KafkaSource:
     def _positions(self) -> dict[TopicPartition, Any]:
         if self._consumer is None:
             return {}
-        # The public `position` asks the brokers where it has none, and takes time by the square of partitions.
+        # The public `position` asks the brokers where there is none yet.
         positions: dict[TopicPartition, Any] = self._consumer._subscription.all_consumed_offsets()
         return positions
 
@@ -276,23 +293,18 @@ class KafkaSource:
 
 
 class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python ships no types
-    """Counts the assignments after the first.
+    """Counts how often partitions were taken away.
 
-    There is nothing to commit when partitions are taken away: that happens inside poll, and what earlier
-    polls gave is committed before the next one. The client drops the state of partitions by itself.
+    There is nothing to commit then: it happens inside poll, and what earlier polls gave is committed before
+    the next one. The client drops the state of the partitions by itself.
     """
 
-    def __init__(self) -> None:
-        self._assignments = 0
+    count = 0
 
-    @property
-    def count(self) -> int:
-        return max(0, self._assignments - 1)
+    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        self.count += bool(revoked)
 
-    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        self._assignments += 1
-
-    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None: ...
+    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None: ...
 
 
 def _columns(polled: dict[TopicPartition, list[Any]]) -> RawBatch:

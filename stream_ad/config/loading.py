@@ -1,0 +1,245 @@
+"""From config.yaml, the environment and the command line to one checked `Config`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from stream_ad.config.checks import check
+from stream_ad.config.models import Config, KafkaConnection, KafkaSource
+
+ENVIRONMENT_PREFIX = "STREAM_AD__"
+NULLS = frozenset(("", "~", "null", "Null", "NULL"))
+EXPANSION = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
+SECRETS = ("password",)
+LONGEST_SHOWN = 60
+
+Path_ = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a configuration."""
+
+    path: str
+    """Where, as in `alerts.false_alarm_rate`."""
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = f" (line {self.line})" if self.line else ""
+        return f"{self.path or 'config'}{place}: {self.message}"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; `problems` says where and how to mend it."""
+
+    def __init__(self, source: str, problems: list[Problem]) -> None:
+        super().__init__(f"{source} has {len(problems)} problem(s)\n" + "\n".join(f"  {one}" for one in problems))
+        self.problems = problems
+
+
+@dataclass(slots=True)
+class _Document:
+    """Plain data and the line of each of its places."""
+
+    data: Any
+    lines: dict[Path_, int]
+    problems: list[Problem]
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Config:
+    """Read a configuration file; `overrides` (path=value) beat the environment, which beats the file.
+
+    All scalars are read as text and made numbers where the configuration wants numbers, so that a topic
+    0123 stays 0123 and 1e-3 is a number. `${NAME}` and `${NAME:default}` are taken from the environment, `$$` is a
+    dollar sign. Raises `ConfigError`.
+    """
+    environ = os.environ if environ is None else environ
+    source = str(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(source, [Problem("", f"cannot be read: {error.strerror}; name another file with -c")]) from None
+    document = parse(text)
+    _expand(document, environ)
+    _override(document, overrides, environ)
+    if document.problems:
+        raise ConfigError(source, document.problems)
+    return _validate(document, source)
+
+
+def parse(text: str) -> _Document:
+    """YAML 1.2 in spirit: scalars stay text, a key that stands twice is a problem, plain null is None."""
+    document = _Document({}, {}, [])
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        what = getattr(error, "problem", None) or str(error)
+        document.problems.append(Problem("", f"no YAML: {what}", None if mark is None else mark.line + 1))
+        return document
+    document.data = {} if root is None else _construct(root, (), document)
+    if not isinstance(document.data, dict):
+        document.problems.append(Problem("", "sections such as source: and schema: are needed at the top"))
+        document.data = {}
+    return document
+
+
+def _construct(node: yaml.Node, path: Path_, document: _Document) -> Any:
+    document.lines[path] = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            if key in found:
+                line = key_node.start_mark.line + 1
+                document.problems.append(Problem(_dotted((*path, key)), "stands here a second time: keep one", line))
+            found[key] = _construct(value_node, (*path, key), document)
+        return found
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(item, (*path, i), document) for i, item in enumerate(node.value)]
+    return None if node.style is None and node.value in NULLS else node.value
+
+
+def _expand(document: _Document, environ: Mapping[str, str]) -> None:
+    """Put the environment's values into all texts; what they hold is not looked at again."""
+
+    def replaced(value: Any, path: Path_) -> Any:
+        if isinstance(value, dict):
+            return {key: replaced(item, (*path, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [replaced(item, (*path, i)) for i, item in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+
+        def one(match: re.Match[str]) -> str:
+            name, default = match.group(1), match.group(2)
+            if name is None:
+                return "$"
+            if name in environ:
+                return environ[name]
+            if default is not None:
+                return str(default)
+            message = f"the environment variable {name} is not set: set it, or give a default as in ${{{name}:value}}"
+            document.problems.append(Problem(_dotted(path), message, document.lines.get(path)))
+            return ""
+
+        return EXPANSION.sub(one, value)
+
+    document.data = replaced(document.data, ())
+
+
+def _override(document: _Document, overrides: Sequence[str], environ: Mapping[str, str]) -> None:
+    pairs = [
+        (name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", "."), value)
+        for name, value in sorted(environ.items())
+        if name.startswith(ENVIRONMENT_PREFIX)
+    ]
+    for override in overrides:
+        path, equals, value = override.partition("=")
+        if not equals:
+            document.problems.append(Problem(override, "an override is written section.key=value"))
+        else:
+            pairs.append((path.strip(), value))
+    for path, value in pairs:
+        where = document.data
+        *sections, key = path.split(".")
+        for section in sections:
+            inner = where.setdefault(section, {})
+            if not isinstance(inner, dict):
+                document.problems.append(Problem(path, f"{section} is no section that could be overridden"))
+                break
+            where = inner
+        else:
+            where[key] = _override_value(value)
+
+
+def _override_value(text: str) -> Any:
+    """Text as it is; a list in brackets, or null, as YAML would read it."""
+    if text.lstrip().startswith(("[", "{")):
+        return parse(f"value: {text}").data.get("value", text)
+    return None if text in NULLS - {""} else text
+
+
+def _validate(document: _Document, source: str) -> Config:
+    data = document.data
+    for section in ("source", "sink"):
+        if isinstance(data.get(section), dict):
+            data[section].setdefault("type", "kafka")
+    _inherit_connection(data)
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(source, [_problem(one, document) for one in error.errors()]) from None
+    problems = [Problem(path, message, _line(document, path)) for path, message in check(config)]
+    if problems:
+        raise ConfigError(source, problems)
+    return config
+
+
+def _inherit_connection(data: dict[str, Any]) -> None:
+    """Connection settings that the Kafka sink leaves out are the source's."""
+    source, sink = data.get("source"), data.get("sink", {})
+    if sink is None or not isinstance(source, dict) or source.get("type") != KafkaSource.model_fields["type"].default:
+        return
+    if not isinstance(sink, dict) or sink.get("type", "kafka") != "kafka":
+        return
+    sink = data["sink"] = sink | {"type": "kafka"}
+    for key in KafkaConnection.model_fields:
+        if key in source and key not in sink:
+            sink[key] = source[key]
+
+
+def _problem(error: Any, document: _Document) -> Problem:
+    """A pydantic error in our words, at the path that stands in the file."""
+    path = tuple(part for i, part in enumerate(error["loc"]) if not (i == 1 and part in ("kafka", "file", "memory")))
+    dotted = _dotted(path)
+    line = document.lines.get(path) or document.lines.get(path[:-1])
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(path[-1]), _keys_beside(error["loc"]), n=1, cutoff=0.6)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return Problem(dotted, f"there is no such key{hint}", line)
+    if error["type"] == "missing":
+        return Problem(dotted, "is needed and not there", line)
+    value = "" if any(secret in dotted for secret in SECRETS) else f"; it is {_shown(error['input'])}"
+    return Problem(dotted, f"{error['msg'].lower()}{value}", line)
+
+
+def _keys_beside(loc: tuple[str | int, ...]) -> list[str]:
+    """The keys that the section of an unknown key really has."""
+    model: Any = Config
+    for part in loc[:-1]:
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        if part not in fields:
+            continue  # the tag of a union, chosen below
+        annotation = fields[str(part)].annotation
+        members = [one for one in get_args(annotation) or (annotation,) if _is_model(one)]
+        tagged = [one for one in members if "type" in one.model_fields and loc[1] in get_args(one.model_fields["type"].annotation)]
+        model = (tagged or members or [model])[0]
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _line(document: _Document, dotted: str) -> int | None:
+    return document.lines.get(tuple(dotted.split(".")))
+
+
+def _dotted(path: Path_) -> str:
+    return ".".join(map(str, path))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"

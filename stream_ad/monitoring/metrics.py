@@ -1,0 +1,181 @@
+"""What Prometheus sees of a worker."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from stream_ad.monitoring.histogram import BatchHistogram
+from stream_ad.records import NO_TIMESTAMP, Decoded, Status, Verdicts
+
+Float64 = NDArray[np.float64]
+
+SCORE_EDGES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0, 60.0, 150.0)
+LATENCY_EDGES = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+STAGE_EDGES = (0.0005, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
+TRAINING_EDGES = (1, 2, 5, 10, 20, 40, 60, 120, 300, 600, 1200, 3600)
+RATIO_ROWS = 10_000
+"""Rows that `stream_ad_alert_ratio` looks back on."""
+
+
+class Metrics:
+    """All series of one worker, in a registry of its own: two workers in one process do not clash.
+
+    Methods are named for what happened, so that the worker's loop stays readable.
+    """
+
+    def __init__(self, features: list[str], version: str) -> None:
+        self.registry = r = CollectorRegistry()
+        self._features = features
+        self._records = Counter("stream_ad_records", "Rows and records by what became of them.", ["result"], registry=r)
+        for status in Status:
+            self._records.labels(status.name.lower())
+        self._records.labels("tombstone"), self._records.labels("dead_letter")
+        self._anomalies = Counter("stream_ad_anomalies", "Rows flagged.", registry=r)
+        self._dead_letters = Counter("stream_ad_dead_letters", "Bad records by reason.", ["reason"], registry=r)
+        self._bad_timestamps = Counter("stream_ad_bad_timestamps", "Rows whose time could not be read.", registry=r)
+        self._score = BatchHistogram("stream_ad_score", "Scores of rows; 1.0 is the alert threshold.", SCORE_EDGES)
+        self._latency = BatchHistogram(
+            "stream_ad_record_latency_seconds", "From a row's time stamp to its score being delivered.", LATENCY_EDGES
+        )
+        r.register(self._score)
+        r.register(self._latency)
+        self._alert_ratio = Gauge("stream_ad_alert_ratio", f"Share flagged of the last {RATIO_ROWS} rows.", registry=r)
+        self._stage = Histogram(
+            "stream_ad_stage_seconds", "Time in a stage of the loop.", ["stage"], buckets=STAGE_EDGES, registry=r
+        )
+        self._lag = Gauge(
+            "stream_ad_consumer_lag_records", "Records not read yet.", ["topic", "partition"], registry=r
+        )
+        self._lag_seconds = Gauge(
+            "stream_ad_consumer_lag_seconds",
+            "Age of the newest row scored, while there is lag.",
+            ["topic", "partition"],
+            registry=r,
+        )
+        self._lost = Gauge("stream_ad_lost_records_total", "Offsets that retention took unread.", registry=r)
+        self._resets = Gauge("stream_ad_topic_resets_total", "Topics found made again.", registry=r)
+        self._commit_failures = Gauge("stream_ad_commit_failures_total", "Commits that were refused.", registry=r)
+        self._rebalances = Gauge("stream_ad_rebalances_total", "Rebalances of the consumer group.", registry=r)
+        self._window = Gauge("stream_ad_window_rows", "Inliers in the window.", registry=r)
+        self._trainings = Counter(
+            "stream_ad_trainings", "Trainings by what asked for them and how they ended.", ["trigger", "result"], registry=r
+        )
+        self._training_seconds = Histogram(
+            "stream_ad_training_seconds", "Duration of a training.", buckets=TRAINING_EDGES, registry=r
+        )
+        self._model_info = Gauge("stream_ad_model_info", "1 for the model that scores.", ["version"], registry=r)
+        self._model_age = Gauge("stream_ad_model_age_seconds", "Time since the live model was trained.", registry=r)
+        self._model_created: float | None = None
+        self._model_age.set_function(self._age)
+        self._residual = Gauge(
+            "stream_ad_feature_residual",
+            "Mean distance of the last batch from its reconstruction, in spreads of the feature.",
+            ["feature"],
+            registry=r,
+        )
+        self._missing = Gauge(
+            "stream_ad_feature_missing_ratio", "Share of the last batch that lacks the feature.", ["feature"], registry=r
+        )
+        self._ready = Gauge("stream_ad_ready", "1 when /readyz says so.", registry=r)
+        Gauge("stream_ad_build_info", "Version of stream_ad.", ["version"], registry=r).labels(version).set(1)
+        self._newest: dict[tuple[str, str], float] = {}
+        self._recent: deque[tuple[int, int]] = deque()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what is done inside."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stage.labels(name).observe(time.perf_counter() - started)
+
+    def observe_batch(self, decoded: Decoded, verdicts: Verdicts, now: float) -> None:
+        """Count a batch that is delivered; `now` in seconds since the epoch."""
+        batch = decoded.batch
+        for status in Status:
+            self._records.labels(status.name.lower()).inc(int((verdicts.status == status).sum()))
+        self._records.labels("tombstone").inc(decoded.tombstones)
+        self._records.labels("dead_letter").inc(len(decoded.bad))
+        for bad in decoded.bad:
+            self._dead_letters.labels(bad.reason).inc()
+        self._bad_timestamps.inc(decoded.bad_timestamps)
+        self._anomalies.inc(len(verdicts.flagged))
+        scored = verdicts.status == Status.SCORED
+        self._score.observe(verdicts.score[scored])
+        stamped = batch.timestamps != NO_TIMESTAMP
+        # A clock that is ahead of ours makes no latency, rather than a negative one.
+        self._latency.observe(np.maximum(0.0, now - batch.timestamps[stamped] / 1000.0))
+        self._count_alerts(int(scored.sum()), len(verdicts.flagged))
+        if len(batch):
+            for name, share in zip(self._features, np.isnan(batch.values).mean(axis=0).tolist(), strict=True):
+                self._missing.labels(name).set(share)
+            self._note_newest(decoded)
+
+    def set_feature_residuals(self, residual: Float64) -> None:
+        """residual [n_features]: mean distance from the reconstruction, in spreads."""
+        for name, value in zip(self._features, residual.tolist(), strict=True):
+            self._residual.labels(name).set(value)
+
+    def set_lag(self, lag: list[tuple[str, int, int]], now: float) -> None:
+        """Topic, partition and records of each partition assigned now; series of the others disappear."""
+        self._lag.clear()
+        self._lag_seconds.clear()
+        assigned = {(topic, str(partition)) for topic, partition, _ in lag}
+        self._newest = {place: stamp for place, stamp in self._newest.items() if place in assigned}
+        for topic, partition, records in lag:
+            place = (topic, str(partition))
+            self._lag.labels(*place).set(records)
+            if place in self._newest:
+                self._lag_seconds.labels(*place).set(max(0.0, now - self._newest[place]) if records else 0.0)
+
+    def set_source_counters(self, lost: int, resets: int, commit_failures: int, rebalances: int) -> None:
+        """Totals since the source was opened."""
+        self._lost.set(lost)
+        self._resets.set(resets)
+        self._commit_failures.set(commit_failures)
+        self._rebalances.set(rebalances)
+
+    def set_window_rows(self, rows: int) -> None:
+        self._window.set(rows)
+
+    def set_ready(self, ready: bool) -> None:
+        self._ready.set(ready)
+
+    def model_swapped(self, version: str, created_at: float) -> None:
+        """Another model scores from now on; `created_at` in seconds since the epoch."""
+        self._model_info.clear()
+        self._model_info.labels(version).set(1)
+        self._model_created = created_at
+
+    def training_finished(self, trigger: str, result: str, seconds: float) -> None:
+        """`result` is accepted, rejected, error, killed or timeout."""
+        self._trainings.labels(trigger, result).inc()
+        self._training_seconds.observe(seconds)
+
+    def _age(self) -> float:
+        return 0.0 if self._model_created is None else max(0.0, time.time() - self._model_created)
+
+    def _count_alerts(self, scored: int, flagged: int) -> None:
+        self._recent.append((scored, flagged))
+        rows = sum(n for n, _ in self._recent)
+        while len(self._recent) > 1 and rows - self._recent[0][0] >= RATIO_ROWS:
+            rows -= self._recent.popleft()[0]
+        self._alert_ratio.set(sum(k for _, k in self._recent) / max(1, rows))
+
+    def _note_newest(self, decoded: Decoded) -> None:
+        """Remember the newest time stamp of each partition, for the lag in seconds."""
+        batch, raw = decoded.batch, decoded.batch.raw
+        partition = raw.partitions[batch.record]
+        for number in np.unique(partition).tolist():
+            rows = np.flatnonzero((partition == number) & (batch.timestamps != NO_TIMESTAMP))
+            if len(rows):
+                topic = raw.topics[int(batch.record[rows[-1]])]
+                self._newest[(topic, str(number))] = float(batch.timestamps[rows].max()) / 1000.0

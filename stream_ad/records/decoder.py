@@ -1,0 +1,24 @@
+"""From raw records to columns."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from stream_ad.records.batch import Decoded, RawBatch
+from stream_ad.records.float32_codec import Float32Decoder
+from stream_ad.records.json_codec import JsonDecoder
+from stream_ad.records.schema import RecordSchema
+
+
+class Decoder(Protocol):
+    """One wire format."""
+
+    def decode(self, raw: RawBatch) -> Decoded: ...
+
+    def unknown_fields(self, raw: RawBatch) -> list[str]:
+        """Names of fields in the poll's last record that the schema does not know."""
+
+
+def make_decoder(schema: RecordSchema) -> Decoder:
+    """The decoder of `schema.format`."""
+    return JsonDecoder(schema) if schema.format == "json" else Float32Decoder(schema)

@@ -1,0 +1,279 @@
+"""JSON records: an object a record, or an array of objects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import orjson
+
+from stream_ad.records.batch import NO_TIMESTAMP, BadRecord, Batch, Decoded, RawBatch, Reason
+from stream_ad.records.numbers import NotANumber, clip, shown, to_number
+from stream_ad.records.schema import RecordSchema
+from stream_ad.records.timestamps import parse_timestamp
+
+BOM = b"\xef\xbb\xbf"
+PLAIN = frozenset((float, int, bool, type(None)))
+LONG_INTEGER = 2**63
+ABSENT = object()
+
+
+class BadRow(ValueError):
+    """A row that cannot be used, with the reason to count it under."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class JsonDecoder:
+    """Decodes whole polls; what is unusual is looked at record by record."""
+
+    def __init__(self, schema: RecordSchema) -> None:
+        self._schema = schema
+        self._names = tuple(schema.features)
+        self._words = frozenset(schema.missing_words)
+        self._zone = ZoneInfo(schema.timezone)
+        self._paths = [tuple(name.split(".")) for name in self._names]
+        flat = schema.array_field is None and all(len(path) == 1 for path in self._paths)
+        self._take: Callable[[Any], Any] | None = None
+        if flat:
+            one = itemgetter(*self._names)
+            self._take = one if len(self._names) > 1 else lambda row: (one(row),)
+        self._array_path = None if schema.array_field is None else tuple(schema.array_field.split("."))
+        self._tops = {path[0] for path in self._paths}
+
+    def decode(self, raw: RawBatch) -> Decoded:
+        """Columns of all good rows; bad records with their reasons."""
+        rows, record, row_number, bad, tombstones = self._parse(raw)
+        values, refused = self._values(rows)
+        if refused:
+            self._refuse(refused, record, row_number, bad)
+            good = [i for i in range(len(rows)) if i not in refused]
+            rows = [rows[i] for i in good]
+            record = [record[i] for i in good]
+            row_number = [row_number[i] for i in good]
+            values = values[good]
+        clipped = clip(values, tuple(self._schema.missing_values))
+        timestamps, bad_timestamps = self._timestamps(rows, record, raw)
+        batch = Batch(
+            raw=raw,
+            values=values,
+            record=np.array(record, np.int64),
+            row=np.array(row_number, np.int64),
+            ids=self._ids(rows, record, row_number, raw),
+            keys=self._keys(rows, record, raw),
+            timestamps=timestamps,
+            clipped=clipped,
+        )
+        return Decoded(batch, bad, tombstones, bad_timestamps)
+
+    def unknown_fields(self, raw: RawBatch) -> list[str]:
+        """Names in the last readable object of the poll that the schema does not know."""
+        known = self._tops | {path.split(".")[0] for path in self._other_fields()}
+        for value in reversed(raw.values):
+            try:
+                found = parse(value or b"")
+            except BadRow:
+                continue
+            row = found[-1] if isinstance(found, list) and found else found
+            return [name for name in row if name not in known] if isinstance(row, dict) else []
+        return []
+
+    def _other_fields(self) -> list[str]:
+        schema = self._schema
+        return [path for path in (schema.id, schema.key, schema.timestamp, schema.array_field) if path is not None]
+
+    def _parse(self, raw: RawBatch) -> tuple[list[dict[str, Any]], list[int], list[int], list[BadRecord], int]:
+        """All rows of a poll as objects, with their record and row numbers; those that are none as bad records."""
+        rows: list[dict[str, Any]] = []
+        record: list[int] = []
+        row_number: list[int] = []
+        bad: list[BadRecord] = []
+        tombstones = 0
+        loads = orjson.loads
+        for i, value in enumerate(raw.values):
+            if value is None:
+                tombstones += 1
+                continue
+            try:
+                found = loads(value)
+            except ValueError:
+                try:
+                    found = parse(value)
+                except BadRow as error:
+                    bad.append(BadRecord(i, error.reason, str(error)))
+                    continue
+            if type(found) is dict:
+                rows.append(self._exact_id(found, value, None))
+                record.append(i)
+                row_number.append(-1)
+            elif type(found) is list and found:
+                wrong = []
+                for j, one in enumerate(found):
+                    if type(one) is dict:
+                        rows.append(self._exact_id(one, value, j))
+                        record.append(i)
+                        row_number.append(j)
+                    else:
+                        wrong.append(j)
+                if wrong:
+                    message = f"rows {wrong} of the array are no objects, the first is {shown(found[wrong[0]])}"
+                    bad.append(BadRecord(i, Reason.NOT_AN_OBJECT, message, wrong))
+            else:
+                message = f"a JSON object or an array of objects is needed, this is {shown(found)}"
+                bad.append(BadRecord(i, Reason.NOT_AN_OBJECT, message))
+        return rows, record, row_number, bad, tombstones
+
+    def _exact_id(self, row: dict[str, Any], value: bytes, element: int | None) -> dict[str, Any]:
+        """The same row; parsed once more where orjson has made a float of a long whole-number id."""
+        if self._schema.id is None:
+            return row
+        found = look_up(row, self._schema.id.split("."))
+        if type(found) is float and abs(found) >= LONG_INTEGER:
+            again = slow_parse(value)
+            exact: dict[str, Any] = again if element is None else again[element]
+            return exact
+        return row
+
+    def _values(self, rows: list[dict[str, Any]]) -> tuple[np.ndarray[Any, np.dtype[np.float64]], dict[int, BadRow]]:
+        """Feature values [n, d] with NaN for missing, and the rows that must be refused."""
+        if self._take is not None and rows:
+            try:
+                taken = list(map(self._take, rows))
+                # Texts would become numbers here by numpy's rules, not by ours.
+                if {type(value) for row in taken for value in row} <= PLAIN:
+                    return np.array(taken, np.float64), {}
+            except (KeyError, OverflowError):
+                pass
+        values = np.full((len(rows), len(self._names)), np.nan)
+        refused: dict[int, BadRow] = {}
+        for i, row in enumerate(rows):
+            try:
+                values[i] = self._row_values(row)
+            except BadRow as error:
+                refused[i] = error
+        return values, refused
+
+    def _row_values(self, row: dict[str, Any]) -> list[float]:
+        """The features of one row. Raises `BadRow`."""
+        found = self._array(row) if self._array_path else [look_up(row, path) for path in self._paths]
+        if all(value is ABSENT for value in found):
+            raise BadRow(Reason.NO_FEATURES, f"none of the {len(self._names)} features is there; fields: {fields(row)}")
+        numbers = []
+        for name, value in zip(self._names, found, strict=True):
+            try:
+                numbers.append(to_number(None if value is ABSENT else value, self._words))
+            except NotANumber as error:
+                raise BadRow(Reason.NOT_A_NUMBER, f"{name} is no number: {error}") from None
+        return numbers
+
+    def _array(self, row: dict[str, Any]) -> list[Any]:
+        found = look_up(row, self._array_path or ())
+        if found is ABSENT or found is None:
+            raise BadRow(Reason.NO_FEATURES, f"the field {self._schema.array_field} is not there; fields: {fields(row)}")
+        if not isinstance(found, list):
+            raise BadRow(Reason.NOT_A_NUMBER, f"{self._schema.array_field} is no array: {shown(found)}")
+        if len(found) != len(self._names):
+            message = f"{self._schema.array_field} has {len(found)} numbers, schema.features {len(self._names)}"
+            raise BadRow(Reason.WRONG_LENGTH, message)
+        return found
+
+    @staticmethod
+    def _refuse(refused: dict[int, BadRow], record: list[int], row_number: list[int], bad: list[BadRecord]) -> None:
+        """Add the refused rows to the bad records: one for each record, whatever the number of its bad rows."""
+        by_record = {one.record: one for one in bad}
+        for i, error in refused.items():
+            number = row_number[i]
+            place = "" if number < 0 else f"row {number}: "
+            known = by_record.get(record[i])
+            if known is None:
+                known = BadRecord(record[i], error.reason, f"{place}{error}", [])
+                by_record[record[i]] = known
+                bad.append(known)
+            if number >= 0:
+                known.rows = sorted([*known.rows, number])
+        bad.sort(key=lambda one: one.record)
+
+    def _timestamps(
+        self, rows: list[dict[str, Any]], record: list[int], raw: RawBatch
+    ) -> tuple[np.ndarray[Any, np.dtype[np.int64]], int]:
+        if self._schema.timestamp is None:
+            return raw.timestamps[np.array(record, np.int64)], 0
+        path, unit, zone = self._schema.timestamp.split("."), self._schema.timestamp_unit, self._zone
+        parsed = [parse_timestamp(look_up(row, path), unit, zone) for row in rows]
+        stamps = np.array([NO_TIMESTAMP if one is None else one for one in parsed], np.int64)
+        return stamps, parsed.count(None)
+
+    def _ids(self, rows: list[dict[str, Any]], record: list[int], row_number: list[int], raw: RawBatch) -> list[str | int]:
+        offsets, partitions = raw.offsets.tolist(), raw.partitions.tolist()
+        path = None if self._schema.id is None else self._schema.id.split(".")
+        ids: list[str | int] = []
+        for row, i, number in zip(rows, record, row_number, strict=True):
+            own = ABSENT if path is None else look_up(row, path)
+            if isinstance(own, str | int) and not isinstance(own, bool):
+                ids.append(own)
+            elif isinstance(own, float):
+                ids.append(repr(own))
+            else:
+                name = f"{raw.topics[i]}-{partitions[i]}-{offsets[i]}"
+                ids.append(name if number < 0 else f"{name}-{number}")
+        return ids
+
+    def _keys(self, rows: list[dict[str, Any]], record: list[int], raw: RawBatch) -> list[bytes | None]:
+        if self._schema.key is None:
+            keys = raw.keys
+            return [keys[i] for i in record]
+        path = self._schema.key.split(".")
+        return [as_key(look_up(row, path), raw.keys[i]) for row, i in zip(rows, record, strict=True)]
+
+
+def as_key(value: Any, otherwise: bytes | None) -> bytes | None:
+    """A field's value as a record key; the record's own where the field is not there."""
+    if value is ABSENT or value is None:
+        return otherwise
+    return value.encode() if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+
+
+def look_up(row: Any, path: tuple[str, ...] | list[str]) -> Any:
+    """The value at a path of names, `ABSENT` where it leads nowhere. A key with dots in it is never looked up."""
+    for name in path:
+        if type(row) is not dict or name not in row:
+            return ABSENT
+        row = row[name]
+    return row
+
+
+def fields(row: dict[str, Any]) -> str:
+    return shown(", ".join(sorted(row))) if row else "none"
+
+
+def parse(value: bytes) -> Any:
+    """Any JSON value, with NaN and Infinity allowed as Python writes them. Raises `BadRow`.
+
+    orjson first, since it does not mind how deep a record is nested.
+    """
+    value = value.removeprefix(BOM)
+    try:
+        return orjson.loads(value)
+    except ValueError as error:
+        first = error
+    if b"NaN" in value or b"Infinity" in value or len(value) > 300:
+        try:
+            return slow_parse(value)
+        except (ValueError, RecursionError):
+            pass
+    what = "an empty value" if not value.strip() else f"{value[:LONGEST_VALUE].decode(errors='replace')!r}"
+    raise BadRow(Reason.PARSE, f"no JSON: {first} in {what}")
+
+
+LONGEST_VALUE = 60
+
+
+def slow_parse(value: bytes) -> Any:
+    """By the standard library: whole numbers of any length, NaN and Infinity; slow, and not deep."""
+    return json.loads(value.removeprefix(BOM).decode())

@@ -1,0 +1,42 @@
+"""The schema: which fields are features, in which order, and what a record looks like."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class RecordSchema:
+    """Feature names and their order, and where id, key and time of a row are found.
+
+    The fields are those of the configuration's section `schema`. Raises ValueError for a feature that is named
+    twice.
+    """
+
+    features: Sequence[str]
+    format: Literal["json", "float32"] = "json"
+    array_field: str | None = None
+    key: str | None = None
+    id: str | None = None
+    timestamp: str | None = None
+    timestamp_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    timezone: str = "UTC"
+    missing_values: Sequence[float] = ()
+    missing_words: Sequence[str] = ("NA", "N/A", "NaN", "null", "NULL")
+    max_missing: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", tuple(self.features))
+        object.__setattr__(self, "missing_values", tuple(self.missing_values))
+        object.__setattr__(self, "missing_words", tuple(self.missing_words))
+        twice = sorted({name for name in self.features if list(self.features).count(name) > 1})
+        if twice:
+            raise ValueError(f"features named twice: {', '.join(twice)}")
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any feature's name or place."""
+        return hashlib.sha256("\0".join(self.features).encode()).hexdigest()[:16]

@@ -1,0 +1,594 @@
+"""KafkaSource and KafkaSink against a real broker."""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from stream_ad import config
+from stream_ad.records import NO_TIMESTAMP, DeadLetter
+from stream_ad.transports import kafka_connection, kafka_source
+from stream_ad.transports.base import ConfigurationError, DeliveryError, TransportError
+from stream_ad.transports.kafka_sink import KafkaSink
+from stream_ad.transports.kafka_source import KafkaSource
+from tests.conftest import Kafka
+from tests.kafka_broker import broker, free_port
+
+pytestmark = pytest.mark.kafka
+
+MakeSource = Callable[..., KafkaSource]
+
+
+@pytest.fixture
+def topic() -> str:
+    return f"t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def source(kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeSource]:
+    """Makes opened sources of the topic in a group of this test; closes them at the end."""
+    monkeypatch.setattr(kafka_connection, "METADATA_SECONDS", 0.5)
+    made = []
+
+    def make(**settings: object) -> KafkaSource:
+        defaults = {"topics": [topic], "group": f"g-{topic}", "bootstrap_servers": kafka.bootstrap}
+        made.append(KafkaSource(config.KafkaSource.model_validate(defaults | settings)))
+        made[-1].open()
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def sink(kafka: Kafka, topic: str) -> Iterator[KafkaSink]:
+    for name in ("scores", "anomalies", "dead"):
+        kafka.create_topic(
+            f"{topic}.{name}", config={"max.message.bytes": "20000"} if name != "anomalies" else {}
+        )
+    settings = config.KafkaSink(
+        topic=f"{topic}.scores",
+        anomalies_topic=f"{topic}.anomalies",
+        dead_letter_topic=f"{topic}.dead",
+        bootstrap_servers=kafka.bootstrap,
+        delivery_timeout=5.0,
+    )
+    sink = KafkaSink(settings, [topic])
+    sink.open()
+    yield sink
+    sink.close()
+
+
+def read(source: KafkaSource, n: int, timeout: float = 20.0) -> list[bytes | None]:
+    """Poll and commit until `n` values have come; then once more, so that more would be seen."""
+    values: list[bytes | None] = []
+    deadline = time.monotonic() + timeout
+    while len(values) < n and time.monotonic() < deadline:
+        values += source.poll(0.2).values
+        source.commit()
+    values += source.poll(0.2).values
+    source.commit()
+    return values
+
+
+def until(source: KafkaSource, reached: Callable[[], bool], timeout: float = 20.0) -> None:
+    """Poll and commit until something is so."""
+    deadline = time.monotonic() + timeout
+    while not reached():
+        assert time.monotonic() < deadline, source.statistics()
+        source.poll(0.1)
+        source.commit()
+
+
+def lag(source: KafkaSource) -> dict[int, int]:
+    return {each.partition: each.records for each in source.statistics().lag}
+
+
+def numbered(n: int) -> list[bytes | None]:
+    return [b"%d" % i for i in range(n)]
+
+
+def incompressible(size: int) -> bytes:
+    return random.Random(0).randbytes(size)
+
+
+def letter(value: bytes | None, **fields: object) -> DeadLetter:
+    defaults: dict[str, object] = {
+        "key": None,
+        "headers": [],
+        "timestamp": NO_TIMESTAMP,
+        "reason": "parse",
+        "topic": "in",
+        "partition": 0,
+        "offset": 7,
+    }
+    return DeadLetter(value=value, **(defaults | fields))  # type: ignore[arg-type]  # a test's short form
+
+
+class TestReading:
+    def test_keys_values_headers_and_stamps_come_byte_for_byte(
+        self, kafka: Kafka, topic: str, source: MakeSource
+    ) -> None:
+        kafka.create_topic(topic, 2)
+        headers = [("a", b"\xff"), ("a", None), ("", b"")]
+        kafka.produce(
+            topic,
+            values=[b"\x00\xff", None, b""],
+            keys=[b"\xfe", b"", None],
+            headers=[headers, [], []],
+            partition=1,
+            timestamps=[1_700_000_000_123, 5, 6],
+        )
+        reader = source()
+        batch = reader.poll(20.0)
+
+        assert batch.values == [b"\x00\xff", None, b""]
+        assert batch.keys == [b"\xfe", b"", None]
+        assert list(map(list, batch.headers)) == [headers, [], []]
+        assert batch.timestamps.tolist() == [1_700_000_000_123, 5, 6]
+        assert batch.topics == [topic] * 3
+        assert batch.partitions.tolist() == [1, 1, 1]
+        assert batch.offsets.tolist() == [0, 1, 2]
+        assert not reader.exhausted
+
+    def test_a_poll_is_bounded_and_a_restart_goes_on_where_was_committed(
+        self, kafka: Kafka, topic: str, source: MakeSource
+    ) -> None:
+        kafka.create_topic(topic)
+        kafka.produce(topic, numbered(25))
+        first = source(max_poll_records=10)
+        until(first, lambda: bool(lag(first)))
+        assert len(first.poll(5.0)) <= 10
+        uncommitted = KafkaSource(first._settings)
+        first.close()
+        uncommitted.open()
+
+        rest = read(uncommitted, 5)
+        uncommitted.close()
+
+        assert rest == numbered(25)[-len(rest) :]
+        assert kafka.committed(f"g-{topic}", topic) == {0: 25}
+
+    def test_what_was_polled_but_not_committed_comes_again(
+        self, kafka: Kafka, topic: str, source: MakeSource
+    ) -> None:
+        kafka.create_topic(topic)
+        kafka.produce(topic, numbered(5))
+        first = source()
+        assert len(first.poll(20.0)) == 5
+        first.close()
+
+        assert read(source(), 5) == numbered(5)
+
+    @pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
+    def test_every_compression_is_read(
+        self, kafka: Kafka, topic: str, source: MakeSource, compression: str
+    ) -> None:
+        kafka.create_topic(topic)
+        values = [b"%d" % i * 50 for i in range(100)]
+        kafka.produce(topic, values, compression_type=compression)
+
+        assert read(source(), 100) == values
+
+
+class TestTransactions:
+    def test_aborted_records_are_not_read_and_markers_leave_no_lag(
+        self, kafka: Kafka, topic: str, source: MakeSource
+    ) -> None:
+        kafka.create_topic(topic)
+        producer = kafka.producer(transactional_id=topic)
+        producer.init_transactions()
+        for value, commit in [
+            (b"kept", True),
+            (b"dropped", False),
+            (b"kept too", True),
+            (b"dropped too", False),
+        ]:
+            producer.begin_transaction()
+            producer.produce(topic, value)
+            producer.flush()
+            (producer.commit_transaction if commit else producer.abort_transaction)()
+        reader = source()
+
+        assert read(reader, 2) == [b"kept", b"kept too"]
+        # Four records and four markers.
+        until(reader, lambda: kafka.committed(f"g-{topic}", topic) == {0: 8})
+        assert lag(reader) == {0: 0}
+
+    def test_an_open_transaction_shows_as_lag_and_in_the_log(
+        self,
+        kafka: Kafka,
+        topic: str,
+        source: MakeSource,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(kafka_source, "HELD_BACK_SECONDS", 0.3)
+        kafka.create_topic(topic)
+        producer = kafka.producer(transactional_id=topic)
+        producer.init_transactions()
+        producer.begin_transaction()
+        producer.produce(topic, b"waits")
+        producer.flush()
+        reader = source()
+
+        until(reader, lambda: "transaction open" in caplog.text)
+        assert lag(reader) == {0: 1}
+
+        producer.commit_transaction()
+        assert read(reader, 1) == [b"waits"]
+
+
+class TestWhereReadingBegins:
+    def test_latest_is_for_a_new_group_only_and_holds_after_a_crash(
+        self, kafka: Kafka, topic: str, source: MakeSource
+    ) -> None:
+        kafka.create_topic(topic, 2)
+        kafka.produce(topic, [b"old"], partition=0)
+        reader = source(start="latest")
+        until(reader, lambda: kafka.committed(f"g-{topic}", topic) == {0: 1, 1: 0})
+        reader.close()
+        kafka.produce(topic, [b"new"], partition=0)
+        kafka.produce(topic, [b"new"], partition=1)
+        reader = source(start="latest")
+        assert read(reader, 2) == [b"new", b"new"]
+
+        # Written before the reader can know of the partition.
+        kafka.add_partitions(topic, 3)
+        kafka.produce(topic, numbered(100), partition=2)
+
+        assert read(reader, 100) == numbered(100)
+        assert lag(reader) == {0: 0, 1: 0, 2: 0}
+
+    def test_records_lost_to_retention_are_counted(
+        self, kafka: Kafka, topic: str, source: MakeSource, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        kafka.create_topic(topic)
+        kafka.produce(topic, numbered(100))
+        reader = source()
+        assert len(read(reader, 100)) == 100
+        reader.close()
+        kafka.produce(topic, numbered(500))
+        kafka.delete_records(topic, 500)
+
+        reader = source(start="latest")
+
+        assert read(reader, 100) == numbered(500)[400:]
+        assert reader.statistics().lost_records == 400
+        assert "committed offset 100, oldest 500, 400 lost" in caplog.text
+
+    def test_a_topic_made_again_is_read_from_its_beginning(
+        self, kafka: Kafka, topic: str, source: MakeSource, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        kafka.create_topic(topic)
+        kafka.produce(topic, numbered(100))
+        reader = source(start="latest")
+        kafka_group = f"g-{topic}"
+        until(reader, lambda: kafka.committed(kafka_group, topic) == {0: 100})
+        kafka.delete_topic(topic)
+        until(reader, lambda: reader.statistics().missing_topics == [topic])
+        assert lag(reader) == {}
+        kafka.create_topic(topic)
+        kafka.produce(topic, numbered(50))
+
+        assert read(reader, 50) == numbered(50)
+        assert reader.statistics().resets == 1
+        assert reader.statistics().missing_topics == []
+        assert "re-created" in caplog.text
+        assert "committed offset 100, now 0 to" in caplog.text
+        assert lag(reader) == {0: 0}
+        assert kafka.committed(kafka_group, topic) == {0: 50}
+
+    @pytest.mark.parametrize("new", [20, 80])
+    def test_a_topic_made_again_at_once_is_noticed_too(
+        self, kafka: Kafka, topic: str, source: MakeSource, new: int
+    ) -> None:
+        """Whether it is shorter than the position or has already outgrown it."""
+        kafka.create_topic(topic)
+        kafka.produce(topic, numbered(50))
+        reader = source()
+        assert len(read(reader, 50)) == 50
+        kafka.delete_topic(topic)
+        kafka.create_topic(topic)
+        kafka.produce(topic, numbered(new))
+
+        seen: set[bytes | None] = set()
+        deadline = time.monotonic() + 20
+        while len(seen) < new and time.monotonic() < deadline:
+            seen.update(reader.poll(0.2).values)
+            reader.commit()
+
+        assert seen == set(numbered(new))
+        assert reader.statistics().resets == 1
+
+    def test_a_committed_offset_beyond_the_end_starts_over(
+        self, kafka: Kafka, topic: str, source: MakeSource, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        kafka.create_topic(topic)
+        kafka.produce(topic, numbered(50))
+        reader = source()
+        reader.poll(20.0)
+        reader._consumer.commit(
+            {
+                kafka_source.TopicPartition(topic, 0): kafka_source.OffsetAndMetadata(1000, "", -1),
+            }
+        )
+        reader.close()
+
+        reader = source()
+
+        assert read(reader, 50) == numbered(50)
+        assert reader.statistics().resets == 1
+        assert "1000" in caplog.text
+        assert kafka.committed(f"g-{topic}", topic) == {0: 50}
+
+
+class TestGroups:
+    def test_partitions_that_went_to_another_member_leave_the_statistics(
+        self, kafka: Kafka, topic: str, source: MakeSource
+    ) -> None:
+        kafka.create_topic(topic, 2)
+        kafka.produce(topic, numbered(40))
+        first = source()
+        assert len(read(first, 40)) == 40
+        assert lag(first) == {0: 0, 1: 0}
+        second = source()
+
+        def shared() -> bool:
+            second.poll(0.1)
+            return len(lag(first)) == 1 and len(lag(second)) == 1
+
+        until(first, shared)
+
+        assert lag(first).keys() | lag(second).keys() == {0, 1}
+        assert first.statistics().rebalances == 1
+
+    def test_a_refused_commit_is_counted_and_does_not_stop_anything(
+        self, kafka: Kafka, topic: str, source: MakeSource
+    ) -> None:
+        kafka.create_topic(topic, 2)
+        first = source(session_timeout=6.0, max_poll_interval=3.0)
+        until(first, lambda: len(lag(first)) == 2)
+        second = source(session_timeout=6.0)
+        kafka.produce(topic, numbered(10), partition=0)
+        kafka.produce(topic, numbered(10), partition=1)
+        assert len(first.poll(5.0)) > 0
+        # The first does not poll any more, so the second gets both partitions after 3 s.
+        assert len(read(second, 20)) == 20
+
+        first.commit()
+
+        assert first.statistics().commit_failures == 1
+        second.close()
+        kafka.produce(topic, [b"after"])
+        assert read(first, 1) == [b"after"]
+        assert first.statistics().commit_failures == 1
+
+
+class TestConnecting:
+    def test_an_unknown_topic_is_a_configuration_error(
+        self, kafka: Kafka, topic: str, source: MakeSource
+    ) -> None:
+        with pytest.raises(ConfigurationError, match=rf"source\.topics.*{topic}.*{kafka.bootstrap}"):
+            source()
+
+    def test_unknown_sink_topics_are_named(self, kafka: Kafka, topic: str) -> None:
+        kafka.create_topic(topic)
+        settings = config.KafkaSink(
+            topic=topic,
+            dead_letter_topic=f"{topic}.dead",
+            anomalies_topic=None,
+            bootstrap_servers=kafka.bootstrap,
+        )
+        with pytest.raises(ConfigurationError, match=rf"sink\.dead_letter_topic.*{topic}\.dead"):
+            KafkaSink(settings, []).open()
+
+    def test_an_input_topic_is_refused_as_output(self, topic: str) -> None:
+        settings = config.KafkaSink(dead_letter_topic=topic)
+        with pytest.raises(ConfigurationError, match=r"sink\.dead_letter_topic"):
+            KafkaSink(settings, [topic]).open()
+
+    def test_a_closed_port_is_retryable_and_leaves_nothing_behind(
+        self, topic: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(kafka_connection, "CONNECT_SECONDS", 0.5)
+        address = f"127.0.0.1:{free_port()}"
+        source = KafkaSource(config.KafkaSource(topics=[topic], bootstrap_servers=address))
+        before = threading.active_count()
+        for _ in range(2):
+            with pytest.raises(TransportError, match=address) as caught:
+                source.open()
+            assert not isinstance(caught.value, ConfigurationError)
+        assert threading.active_count() == before
+
+    def test_a_port_that_does_not_answer_is_given_up(
+        self, topic: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(kafka_connection, "CONNECT_SECONDS", 0.5)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            address = f"127.0.0.1:{silent.getsockname()[1]}"
+            source = KafkaSource(config.KafkaSource(topics=[topic], bootstrap_servers=address))
+            start = time.monotonic()
+            with pytest.raises(TransportError, match=address):
+                source.open()
+            assert time.monotonic() - start < 5
+
+    def test_tls_to_a_plain_port_and_a_missing_certificate_name_their_key(
+        self, kafka: Kafka, topic: str
+    ) -> None:
+        connection = {"topics": [topic], "bootstrap_servers": kafka.bootstrap, "security_protocol": "SSL"}
+        with pytest.raises(ConfigurationError, match=r"source\.ssl_cafile: /no/such/file"):
+            KafkaSource(
+                config.KafkaSource.model_validate(connection | {"ssl_cafile": "/no/such/file"})
+            ).open()
+        with pytest.raises(TransportError, match="security_protocol"):
+            KafkaSource(config.KafkaSource.model_validate(connection)).open()
+
+    def test_a_wrong_password_an_unknown_mechanism_and_an_address_out_of_reach_are_told_apart(
+        self, kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(kafka_connection, "CONNECT_SECONDS", 1.5)
+        inside, outside, advertised = free_port(), free_port(), free_port()
+        module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+        listeners = f"PLAINTEXT://127.0.0.1:{inside},SASL_PLAINTEXT://127.0.0.1:{outside}"
+        settings = {
+            "listeners": f"{listeners},CONTROLLER://127.0.0.1:{free_port()}",
+            "advertised.listeners": listeners.replace(str(outside), str(advertised)),
+            "listener.name.sasl_plaintext.sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.sasl_plaintext.plain.sasl.jaas.config": f'{module} required user_worker="right";',
+        }
+        connection = {
+            "topics": [topic],
+            "bootstrap_servers": f"127.0.0.1:{outside}",
+            "security_protocol": "SASL_PLAINTEXT",
+            "sasl_username": "worker",
+        }
+
+        def error(**secrets: str) -> TransportError:
+            with pytest.raises(TransportError) as caught:
+                KafkaSource(config.KafkaSource.model_validate(connection | secrets)).open()
+            return caught.value
+
+        controller = settings["listeners"].rsplit(":", 1)[1]
+        settings["controller.quorum.voters"] = f"1@127.0.0.1:{controller}"
+        with broker(inside, settings):
+            wrong = error(sasl_mechanism="PLAIN", sasl_password="wrong-one")
+            unknown = error(sasl_mechanism="SCRAM-SHA-512", sasl_password="right")
+            unreachable = error(sasl_mechanism="PLAIN", sasl_password="right")
+
+        assert isinstance(wrong, ConfigurationError)
+        assert "source.sasl_password" in str(wrong)
+        assert "wrong-one" not in str(wrong)
+        assert isinstance(unknown, ConfigurationError)
+        assert "source.sasl_mechanism" in str(unknown)
+        assert not isinstance(unreachable, ConfigurationError)
+        for word in ("advertised.listeners", f"127.0.0.1:{outside}", f"127.0.0.1:{advertised}"):
+            assert word in str(unreachable)
+
+
+class TestWriting:
+    def test_outputs_and_anomalies_keep_their_keys(self, kafka: Kafka, topic: str, sink: KafkaSink) -> None:
+        sink.write([b"\xff", None, b""], [b"a", b"b", b"c"], [0, 2])
+        sink.flush()
+
+        scores = kafka.consume(f"{topic}.scores", 3)
+        assert {(r.key, r.value) for r in scores} == {(b"\xff", b"a"), (None, b"b"), (b"", b"c")}
+        anomalies = kafka.consume(f"{topic}.anomalies", 2)
+        assert [(r.key, r.value) for r in anomalies] == [(b"\xff", b"a"), (b"", b"c")]
+
+    def test_a_key_goes_to_the_partition_that_other_clients_choose(self, kafka: Kafka, topic: str) -> None:
+        for name in ("ours", "theirs", "dead"):
+            kafka.create_topic(f"{topic}.{name}", 5)
+        keys: list[bytes | None] = [b"pump-%d" % i for i in range(50)]
+        values = [b"%d" % i for i in range(50)]
+        kafka.produce(f"{topic}.theirs", values, keys, partitioner="murmur2_random")
+        settings = config.KafkaSink(
+            topic=f"{topic}.ours",
+            anomalies_topic=None,
+            dead_letter_topic=f"{topic}.dead",
+            bootstrap_servers=kafka.bootstrap,
+        )
+        sink = KafkaSink(settings, [])
+        sink.open()
+        sink.write(keys, values, [])
+        sink.flush()
+        sink.close()
+
+        ours = {r.key: r.partition for r in kafka.consume(f"{topic}.ours", 50)}
+        assert ours == {r.key: r.partition for r in kafka.consume(f"{topic}.theirs", 50)}
+        assert len(set(ours.values())) == 5
+
+    def test_a_batch_too_large_for_the_topic_is_sent_in_parts(
+        self, kafka: Kafka, topic: str, sink: KafkaSink
+    ) -> None:
+        values = [random.Random(i).randbytes(2000) for i in range(40)]
+        sink.write([None] * 40, values, [])
+        sink.flush()
+
+        assert [r.value for r in kafka.consume(f"{topic}.scores", 40)] == values
+
+    def test_an_output_too_large_is_an_error_with_size_and_limit(self, sink: KafkaSink) -> None:
+        sink.write([None], [incompressible(32_000)], [])
+        with pytest.raises(DeliveryError, match=r"32000 bytes.*20000"):
+            sink.flush()
+
+    def test_a_vanished_topic_is_an_error_within_the_time_for_delivery(
+        self, kafka: Kafka, topic: str, sink: KafkaSink
+    ) -> None:
+        sink.write([None], [b"x"], [])
+        sink.flush()
+        kafka.delete_topic(f"{topic}.scores")
+        start = time.monotonic()
+        with pytest.raises(DeliveryError, match=f"{topic}.scores"):
+            sink.write([None], [b"x"], [])
+            sink.flush()
+        sink.close()
+        assert time.monotonic() - start < 20
+
+
+class TestDeadLetters:
+    def test_they_come_as_they_were(self, kafka: Kafka, topic: str, sink: KafkaSink) -> None:
+        headers = [("a", b"1"), ("a", None), ("utf", "ü".encode()), ("empty", b"")]
+        letters = [
+            letter(b"\xff{", key=b"\xfe", headers=headers, timestamp=1_700_000_000_123),
+            letter(b"", key=b"", headers=[("only null", None)]),
+            letter(None, key=None),
+        ]
+        sink.write_dead_letters(letters)
+        sink.flush()
+
+        first, second, third = kafka.consume(f"{topic}.dead", 3)
+        assert (first.key, first.value, first.headers) == (b"\xfe", b"\xff{", headers)
+        assert first.timestamp == 1_700_000_000_123
+        assert (second.key, second.value, second.headers) == (b"", b"", [("only null", None)])
+        assert (third.key, third.value, third.headers) == (None, None, [])
+
+    def test_one_too_large_goes_without_its_value_and_nothing_else_is_lost(
+        self, kafka: Kafka, topic: str, sink: KafkaSink, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for size in (30_000, 40 << 20):  # More than the topic takes; more than the client sends.
+            sink.write_dead_letters(
+                [
+                    letter(b"small"),
+                    letter(incompressible(size), key=b"k", headers=[("h", None)]),
+                    letter(b"small too"),
+                ]
+            )
+            sink.flush()
+        sink.write([None], [b"goes on"], [])
+        sink.flush()
+
+        found = {(r.key, r.value, tuple(r.headers)) for r in kafka.consume(f"{topic}.dead", 6)}
+        omitted = "stream_ad.errors.value_omitted"
+        assert found == {
+            (None, b"small", ()),
+            (None, b"small too", ()),
+            (b"k", b"", (("h", None), (omitted, b"30000"))),
+            (b"k", b"", (("h", None), (omitted, b"%d" % (40 << 20)))),
+        }
+        assert "30000 bytes" in caplog.text
+        assert "20000" in caplog.text
+        assert kafka.consume(f"{topic}.scores", 1)[0].value == b"goes on"
+
+
+def test_kafka_pythons_log_is_thinned_out(caplog: pytest.LogCaptureFixture) -> None:
+    kafka_connection._KAFKA_LOG.install()
+    noisy = logging.getLogger("kafka.cluster")
+    for i in range(100):
+        noisy.error("a test's message %d", i)
+    assert caplog.messages == ["a test's message 0"]
+
+
+def test_passwords_do_not_show_in_settings() -> None:
+    settings = config.KafkaSink.model_validate({"sasl_password": "hunter2"})
+    shown = kafka_connection.client_config(settings, "sink")
+    assert shown["sasl_plain_password"] == "hunter2"
+    assert "hunter2" not in str(shown)
