@@ -149,7 +149,10 @@ def try_connections(settings: Config) -> None:
     from stream_ad.records import RecordSchema
     from stream_ad.transports import make_sink, make_source
 
-    for transport in (make_source(settings, RecordSchema(**settings.schema_.model_dump())), make_sink(settings)):
+    for transport in (
+        make_source(settings, RecordSchema(**settings.schema_.model_dump())),
+        make_sink(settings),
+    ):
         try:
             transport.open()
         finally:
@@ -213,7 +216,11 @@ def train(
         err.print(f"warning: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     out.print(f"learned from {trained.rows} rows; model {trained.version} is live", highlight=False)
     if trained.bad_records:
-        out.print(f"{trained.bad_records} bad records were left out: {trained.first_bad}", highlight=False, markup=False)
+        out.print(
+            f"{trained.bad_records} bad records were left out: {trained.first_bad}",
+            highlight=False,
+            markup=False,
+        )
 
 
 @app.command()

@@ -12,7 +12,7 @@ import numpy as np
 
 from stream_ad.config import Config, FileSink, KafkaSource
 from stream_ad.detector import Detector, TrainingError
-from stream_ad.learning import LoadedModel, too_coarse_for_float32, suspicious_values
+from stream_ad.learning import LoadedModel, suspicious_values, too_coarse_for_float32
 from stream_ad.records import BadRecord, Decoded, RecordSchema, dead_letters, encode, make_decoder
 from stream_ad.registry import ModelRegistry, RegistryError, Snapshot, require_schema
 from stream_ad.scoring import Scorer

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import orjson
 
-from stream_ad.config import Config, FileSource, KafkaSource
+from stream_ad.config import Config, FileSource, KafkaConnection, KafkaSink, KafkaSource
 from stream_ad.records import RecordSchema
 from stream_ad.simulation import SENSORS, Plant
-from stream_ad.transports import ConfigurationError, make_producer, make_source
+from stream_ad.transports import ConfigurationError, DeliveryError, make_source
 
-CHUNK = 500
+CHUNK = 2000
 """Rows sent between two looks at the clock."""
 
 Records = Iterator[list[bytes]]
@@ -56,7 +56,11 @@ def file_records(config: Config, source: FileSource) -> Records:
 
 
 def produce_records(
-    config: Config, records: Records, rate: float | None, progress: Callable[[str, int, int | None], None], total: int | None
+    config: Config,
+    records: Records,
+    rate: float | None,
+    progress: Callable[[str, int, int | None], None],
+    total: int | None,
 ) -> int:
     """Send records to the first input topic, `rate` a second (None: as fast as it goes); return their number.
 
@@ -64,13 +68,26 @@ def produce_records(
     """
     if not isinstance(config.source, KafkaSource):
         raise ConfigurationError("source.type must be kafka to produce: it names the topic that is filled")
+    from stream_ad.transports.kafka_connection import probe
+    from stream_ad.transports.kafka_producer import close_producer, make_producer, settle
+
     topic = config.source.topics[0]
+    connection = config.source.model_dump(include=set(KafkaConnection.model_fields))
+    settings = KafkaSink(topic=topic, **connection)
+    probe(settings, "source", [("source.topics", topic)])
+    producer = make_producer(settings, enable_idempotence=True)
     sent, started = 0, time.monotonic()
-    with make_producer(config.source, topic) as send:
+    try:
         for chunk in records:
-            send(chunk)
+            futures = [producer.send(topic, value) for value in chunk]
+            settle(producer, futures, settings.delivery_timeout)
+            failed = [future.exception for future in futures if future.exception is not None]
+            if failed:
+                raise DeliveryError(f"{len(failed)} of {len(chunk)} records were not taken by {topic}: {failed[0]}")
             sent += len(chunk)
             progress(f"producing to {topic}", sent, total)
             if rate is not None:
                 time.sleep(max(0.0, started + sent / rate - time.monotonic()))
+    finally:
+        close_producer(producer)
     return sent

@@ -35,8 +35,9 @@ class Scorer:
 
     def score(self, batch: Batch) -> Verdicts:
         """Verdicts on all rows; a row with nothing known is `unscored`, an extreme one is never normal."""
-        missing = np.isnan(batch.values)
-        known = ~missing.all(axis=1)
+        missing: Bool = np.isnan(batch.values)
+        known: Bool = np.logical_not(missing.all(axis=1))
+        imputed: Bool = np.any(missing, axis=1)
         n = len(batch)
         verdicts = Verdicts(
             status=np.full(n, Status.UNSCORED, np.uint8),
@@ -46,7 +47,7 @@ class Scorer:
             flagged=np.empty(0, np.int64),
             expected=np.empty((0, self._n_features)),
             attribution=np.empty((0, self._n_features)),
-            imputed=missing.any(axis=1),
+            imputed=imputed,
             model=None if self.model is None else self.model.version,
         )
         if self.model is not None:
@@ -60,7 +61,8 @@ class Scorer:
     def learnable(self, batch: Batch) -> Bool:
         """[n] rows that may enter the window: complete enough, and without values beyond float32."""
         share = np.isnan(batch.values).mean(axis=1)
-        return (share <= self._max_missing) & (share < 1.0) & ~batch.clipped
+        learnable: Bool = (share <= self._max_missing) & (share < 1.0) & ~batch.clipped
+        return learnable
 
     def _judge(self, model: LoadedModel, batch: Batch, known: Bool, verdicts: Verdicts) -> None:
         rows = batch.values[known]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from typing import Any
@@ -65,11 +64,23 @@ class Worker:
         self._scorer = Scorer(self.schema, ColdStart(config.detector.seed) if cold else None)
         self._learner = Learner(self._learning_settings(), self.registry)
         self._next_statistics = 0.0
-        self._counts = {"rows": 0, "records": 0, "anomalies": 0, "dead_letters": 0, "trainings": 0, "swaps": 0, "rejected": 0}
+        self._counts = {
+            "rows": 0,
+            "records": 0,
+            "anomalies": 0,
+            "dead_letters": 0,
+            "trainings": 0,
+            "swaps": 0,
+            "rejected": 0,
+        }
         self._started = time.monotonic()
         self._lag = 0
         self.server = MonitoringServer(
-            self.metrics, self.not_ready, self.status, host=config.monitoring.host, port=config.monitoring.port
+            self.metrics,
+            self.not_ready,
+            self.status,
+            host=config.monitoring.host,
+            port=config.monitoring.port,
         )
 
     def run(self) -> int:
@@ -111,7 +122,7 @@ class Worker:
         return self._stopping.is_set()
 
     def abandon(self) -> None:
-        """Keep the window and leave at once, whatever is still on its way: for when stopping takes too long."""
+        """Keep the window and leave, whatever is still on its way: for when stopping takes too long."""
         log.error("not stopped within shutdown_timeout: what is not acknowledged is not committed either")
         self._learner.close()
 
@@ -176,7 +187,11 @@ class Worker:
         self._counts["rejected"] += outcome.result == "rejected"
         self.metrics.training_finished(outcome.trigger, outcome.result, outcome.seconds)
         level = logging.INFO if outcome.result == "accepted" else logging.ERROR
-        details = {"trigger": outcome.trigger, "seconds": round(outcome.seconds, 1), "version": outcome.version}
+        details = {
+            "trigger": outcome.trigger,
+            "seconds": round(outcome.seconds, 1),
+            "version": outcome.version,
+        }
         message = f": {outcome.message}" if outcome.message else ""
         log.log(level, "training %s%s", outcome.result, message, extra=details)
 
@@ -231,7 +246,11 @@ class Worker:
             log.info("%s", error)
             code = EXIT_OK
         else:
-            hint = " Nothing of this batch is committed: it will be read again." if isinstance(error, DeliveryError) else ""
+            hint = (
+                " Nothing of this batch is committed: it will be read again."
+                if isinstance(error, DeliveryError)
+                else ""
+            )
             log.error("%s%s", error, hint)
             self._failure = str(error)
         self.server.close()

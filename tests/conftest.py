@@ -83,8 +83,7 @@ class Kafka:
     def consume(self, topic: str, n: int, timeout: float = 20.0) -> list[Record]:
         """Read committed records from the beginning: the first `n`, or as many as come in `timeout` s."""
         consumer = confluent_kafka.Consumer(
-            self._connection
-            | {"group.id": "unused", "isolation.level": "read_committed", "enable.auto.commit": False}
+            self._connection | {"group.id": "unused", "isolation.level": "read_committed", "enable.auto.commit": False}
         )
         partitions = self._admin.list_topics(topic, timeout=10).topics[topic].partitions
         consumer.assign([TopicPartition(topic, p, confluent_kafka.OFFSET_BEGINNING) for p in partitions])

@@ -161,9 +161,7 @@ def _java_broker(port: int, extra: dict[str, str]) -> Iterator[None]:
 @contextmanager
 def _docker_broker(port: int, extra: dict[str, str]) -> Iterator[None]:
     name = f"stream-ad-kafka-{uuid.uuid4().hex[:8]}"
-    settings = properties(port, 9093, Path("/tmp/kafka")) | {
-        "listeners": f"PLAINTEXT://:{port},CONTROLLER://:9093"
-    }
+    settings = properties(port, 9093, Path("/tmp/kafka")) | {"listeners": f"PLAINTEXT://:{port},CONTROLLER://:9093"}
     command = ["docker", "run", "--rm", "--detach", "--name", name, "--publish", f"127.0.0.1:{port}:{port}"]
     for key, value in (settings | extra).items():
         command += ["--env", f"KAFKA_{key.upper().replace('.', '_')}={value}"]

@@ -51,9 +51,7 @@ def source(kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
 @pytest.fixture
 def sink(kafka: Kafka, topic: str) -> Iterator[KafkaSink]:
     for name in ("scores", "anomalies", "dead"):
-        kafka.create_topic(
-            f"{topic}.{name}", config={"max.message.bytes": "20000"} if name != "anomalies" else {}
-        )
+        kafka.create_topic(f"{topic}.{name}", config={"max.message.bytes": "20000"} if name != "anomalies" else {})
     settings = config.KafkaSink(
         topic=f"{topic}.scores",
         anomalies_topic=f"{topic}.anomalies",
@@ -157,9 +155,7 @@ class TestReading:
         assert rest == numbered(25)[-len(rest) :]
         assert kafka.committed(f"g-{topic}", topic) == {0: 25}
 
-    def test_what_was_polled_but_not_committed_comes_again(
-        self, kafka: Kafka, topic: str, source: MakeSource
-    ) -> None:
+    def test_what_was_polled_but_not_committed_comes_again(self, kafka: Kafka, topic: str, source: MakeSource) -> None:
         kafka.create_topic(topic)
         kafka.produce(topic, numbered(5))
         first = source()
@@ -169,9 +165,7 @@ class TestReading:
         assert read(source(), 5) == numbered(5)
 
     @pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
-    def test_every_compression_is_read(
-        self, kafka: Kafka, topic: str, source: MakeSource, compression: str
-    ) -> None:
+    def test_every_compression_is_read(self, kafka: Kafka, topic: str, source: MakeSource, compression: str) -> None:
         kafka.create_topic(topic)
         values = [b"%d" % i * 50 for i in range(100)]
         kafka.produce(topic, values, compression_type=compression)
@@ -374,9 +368,7 @@ class TestGroups:
 
 
 class TestConnecting:
-    def test_an_unknown_topic_is_a_configuration_error(
-        self, kafka: Kafka, topic: str, source: MakeSource
-    ) -> None:
+    def test_an_unknown_topic_is_a_configuration_error(self, kafka: Kafka, topic: str, source: MakeSource) -> None:
         with pytest.raises(ConfigurationError, match=rf"source\.topics.*{topic}.*{kafka.bootstrap}"):
             source()
 
@@ -409,9 +401,7 @@ class TestConnecting:
             assert not isinstance(caught.value, ConfigurationError)
         assert threading.active_count() == before
 
-    def test_a_port_that_does_not_answer_is_given_up(
-        self, topic: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_port_that_does_not_answer_is_given_up(self, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kafka_connection, "CONNECT_SECONDS", 0.5)
         with socket.create_server(("127.0.0.1", 0)) as silent:
             address = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -421,14 +411,10 @@ class TestConnecting:
                 source.open()
             assert time.monotonic() - start < 5
 
-    def test_tls_to_a_plain_port_and_a_missing_certificate_name_their_key(
-        self, kafka: Kafka, topic: str
-    ) -> None:
+    def test_tls_to_a_plain_port_and_a_missing_certificate_name_their_key(self, kafka: Kafka, topic: str) -> None:
         connection = {"topics": [topic], "bootstrap_servers": kafka.bootstrap, "security_protocol": "SSL"}
         with pytest.raises(ConfigurationError, match=r"source\.ssl_cafile: /no/such/file"):
-            KafkaSource(
-                config.KafkaSource.model_validate(connection | {"ssl_cafile": "/no/such/file"})
-            ).open()
+            KafkaSource(config.KafkaSource.model_validate(connection | {"ssl_cafile": "/no/such/file"})).open()
         with pytest.raises(TransportError, match="security_protocol"):
             KafkaSource(config.KafkaSource.model_validate(connection)).open()
 
@@ -506,9 +492,7 @@ class TestWriting:
         assert ours == {r.key: r.partition for r in kafka.consume(f"{topic}.theirs", 50)}
         assert len(set(ours.values())) == 5
 
-    def test_a_batch_too_large_for_the_topic_is_sent_in_parts(
-        self, kafka: Kafka, topic: str, sink: KafkaSink
-    ) -> None:
+    def test_a_batch_too_large_for_the_topic_is_sent_in_parts(self, kafka: Kafka, topic: str, sink: KafkaSink) -> None:
         values = [random.Random(i).randbytes(2000) for i in range(40)]
         sink.write([None] * 40, values, [])
         sink.flush()

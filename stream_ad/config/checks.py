@@ -40,7 +40,10 @@ def _schema(config: Config) -> Problems:
     if schema.format == "float32":
         for key in ("array_field", "key", "id", "timestamp"):
             if getattr(schema, key) is not None:
-                yield f"schema.{key}", "raw float32 vectors have no fields: leave it out, or set schema.format to json"
+                yield (
+                    f"schema.{key}",
+                    "raw float32 vectors have no fields: leave it out, or set schema.format to json",
+                )
     try:
         ZoneInfo(schema.timezone)
     except (ZoneInfoNotFoundError, ValueError):
@@ -50,14 +53,21 @@ def _schema(config: Config) -> Problems:
 def _training(config: Config) -> Problems:
     training = config.training
     if training.min_rows > training.window_rows:
-        yield "training.min_rows", f"the window of {training.window_rows} rows never holds {training.min_rows}"
+        yield (
+            "training.min_rows",
+            f"the window of {training.window_rows} rows never holds {training.min_rows}",
+        )
 
 
 def _topics(config: Config) -> Problems:
     if not isinstance(config.sink, KafkaSink):
         return
     sink = config.sink
-    outputs = {"topic": sink.topic, "anomalies_topic": sink.anomalies_topic, "dead_letter_topic": sink.dead_letter_topic}
+    outputs = {
+        "topic": sink.topic,
+        "anomalies_topic": sink.anomalies_topic,
+        "dead_letter_topic": sink.dead_letter_topic,
+    }
     inputs = config.source.topics if isinstance(config.source, KafkaSource) else []
     for key, topic in outputs.items():
         if topic in inputs:
@@ -82,7 +92,10 @@ def _connection(section: str, kafka: KafkaConnection) -> Problems:
     if sasl and kafka.sasl_mechanism is None:
         yield f"{section}.sasl_mechanism", f"is needed with security_protocol {kafka.security_protocol}"
     if not sasl and kafka.sasl_mechanism is not None:
-        yield f"{section}.security_protocol", "must be SASL_SSL or SASL_PLAINTEXT for sasl_mechanism to mean anything"
+        yield (
+            f"{section}.security_protocol",
+            "must be SASL_SSL or SASL_PLAINTEXT for sasl_mechanism to mean anything",
+        )
     if kafka.sasl_mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
         for key in ("sasl_username", "sasl_password"):
             if getattr(kafka, key) is None:

@@ -68,7 +68,9 @@ def load(path: str | Path, overrides: Sequence[str] = (), environ: Mapping[str, 
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ConfigError(source, [Problem("", f"cannot be read: {error.strerror}; name another file with -c")]) from None
+        raise ConfigError(
+            source, [Problem("", f"cannot be read: {error.strerror}; name another file with -c")]
+        ) from None
     document = parse(text)
     _expand(document, environ)
     _override(document, overrides, environ)
@@ -107,7 +109,9 @@ def _construct(node: yaml.Node, path: Path_, document: _Document) -> Any:
         return found
     if isinstance(node, yaml.SequenceNode):
         return [_construct(item, (*path, i), document) for i, item in enumerate(node.value)]
-    return None if node.style is None and node.value in NULLS else node.value
+    # Only what stands there without quotes can be a null.
+    plain = getattr(node, "style", None) is None
+    return None if plain and node.value in NULLS else node.value
 
 
 def _expand(document: _Document, environ: Mapping[str, str]) -> None:
@@ -223,7 +227,11 @@ def _keys_beside(loc: tuple[str | int, ...]) -> list[str]:
             continue  # the tag of a union, chosen below
         annotation = fields[str(part)].annotation
         members = [one for one in get_args(annotation) or (annotation,) if _is_model(one)]
-        tagged = [one for one in members if "type" in one.model_fields and loc[1] in get_args(one.model_fields["type"].annotation)]
+        tagged = [
+            one
+            for one in members
+            if "type" in one.model_fields and loc[1] in get_args(one.model_fields["type"].annotation)
+        ]
         model = (tagged or members or [model])[0]
     return [field.alias or name for name, field in model.model_fields.items()]
 

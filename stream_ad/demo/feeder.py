@@ -11,7 +11,7 @@ import orjson
 
 from stream_ad.demo.scoreboard import Scoreboard
 from stream_ad.simulation import SENSORS
-from stream_ad.transports import MemorySource
+from stream_ad.transports.memory import MemorySource
 from stream_ad.worker import Worker
 
 FIRST_TRAINING_ROWS = 4000
@@ -80,7 +80,7 @@ class Feeder(threading.Thread):
         return PACE if self._worker.status()["model"] else LEARNING_PACE
 
     def _wait_for_training(self, row: int) -> None:
-        """Hold the row back if a training is due just before it, until that is through and its model is live."""
+        """Hold the row back if a training is due just before it, until that is through and swapped in."""
         earlier, rest = divmod(row - FIRST_TRAINING_ROWS, EVERY_ROWS)
         if self._paced or earlier < 0 or rest > 0:
             return

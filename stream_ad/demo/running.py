@@ -20,7 +20,7 @@ from stream_ad.demo.feeder import EVERY_ROWS, FAULT_FREE_ROWS, FIRST_TRAINING_RO
 from stream_ad.demo.scoreboard import Scoreboard
 from stream_ad.demo.view import View, report
 from stream_ad.simulation import SENSORS, Plant
-from stream_ad.transports import MemorySink, MemorySource
+from stream_ad.transports.memory import MemorySink, MemorySource
 from stream_ad.worker import Worker
 
 ROWS = 42_000

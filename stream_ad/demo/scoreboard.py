@@ -112,7 +112,7 @@ class Scoreboard:
         self.alerts.append(alert)
 
     def faults(self) -> dict[int, bool]:
-        """Whether each fault was found that models have scored to its end: at least one of its rows flagged."""
+        """Whether each fault that models have scored to its end was found: any of its rows flagged."""
         fault = self.truth.fault
         left = set(fault[np.isnan(self.score)].tolist())
         found = set(fault[self.flagged].tolist())

@@ -1,7 +1,8 @@
 """Stage 1, first-level autoencoders: each distils one descriptor of the inliers."""
 
-import torch
 from torch import Tensor, nn
+
+from stream_ad.detector.draws import Draws
 
 
 class Autoencoder(nn.Module):
@@ -23,12 +24,10 @@ class Autoencoder(nn.Module):
         return reconstruction
 
 
-def corrupt(descriptor: Tensor, generator: torch.Generator) -> Tensor:
+def corrupt(descriptor: Tensor, draws: Draws) -> Tensor:
     """What a denoising autoencoder is shown: noise of a strength drawn for each row, and for half of the rows
     a share of the features, drawn for each row too, set to zero. [n, d] -> [n, d]."""
-    n = descriptor.shape[0]
-    kind = {"device": descriptor.device, "generator": generator}
-    strength = 0.5 * torch.rand(n, 1, **kind)
-    noisy = descriptor + strength * torch.randn(descriptor.shape, **kind)
-    share = 0.6 * torch.rand(n, 1, **kind) * (torch.rand(n, 1, **kind) < 0.5)
-    return noisy * (torch.rand(descriptor.shape, **kind) >= share)
+    n, d = descriptor.shape
+    noisy = descriptor + 0.5 * draws.uniform(n, 1) * draws.normal(n, d)
+    share = 0.6 * draws.uniform(n, 1) * (draws.uniform(n, 1) < 0.5)
+    return noisy * (draws.uniform(n, d) >= share)

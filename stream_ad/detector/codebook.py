@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from stream_ad.detector.draws import Draws
+
 GROUPS = 4
 
 
@@ -19,13 +21,13 @@ class CodeBook(nn.Module):
         super().__init__()
         self.register_buffer("prototypes", torch.zeros(count, size))
 
-    def fit(self, points: Tensor, generator: torch.Generator) -> Tensor:
+    def fit(self, points: Tensor, draws: Draws) -> Tensor:
         """Choose prototypes among points [n, s]; return their row numbers, -1 where one is no row.
 
         Needs as many points as prototypes at least.
         """
         count = self.prototypes.shape[0]
-        chosen = torch.randperm(points.shape[0], generator=generator, device=points.device)[:count]
+        chosen = draws.permutation(points.shape[0])[:count]
         self.prototypes.copy_(points[chosen])
         if points.shape[0] <= 8 * count:
             return chosen

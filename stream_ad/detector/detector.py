@@ -94,9 +94,7 @@ class Detector:
         extra = None
         if flagged is not None and flagged_place is not None:
             extra = Flagged(self._tensor(flagged), torch.as_tensor(flagged_place, device=self.device), truncated)
-        self.module = fit_hierarchical_detector(
-            rows, self.recipe, self.false_alarm_rate, self.seed, extra, progress
-        )
+        self.module = fit_hierarchical_detector(rows, self.recipe, self.false_alarm_rate, self.seed, extra, progress)
         self._compiled = None
         return self
 

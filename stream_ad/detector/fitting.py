@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stream_ad.detector.autoencoder import corrupt
+from stream_ad.detector.draws import Draws
 from stream_ad.detector.hierarchical import HierarchicalDetector, prototypes_for
 from stream_ad.detector.outskirts import select_outskirts
 from stream_ad.detector.recipe import Recipe
@@ -59,24 +60,23 @@ def fit_hierarchical_detector(
     if flagged is None:
         none = torch.empty(0, dtype=torch.int64, device=x.device)
         flagged = Flagged(x[:0], none, 0.0)
-    generator = torch.Generator(device=x.device)
-    generator.manual_seed(seed)
+    draws = Draws(seed, x.device)
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         if n >= recipe.cross_fit_below:
             fold = blocks_to_folds(n, round(1.0 / recipe.calibration_share), seed).to(x.device)
             held = fold == 0
-            detector = train(x[~held], recipe, generator, progress)
+            detector = train(x[~held], recipe, draws, progress)
             raw = [held_out_scores(detector, x, flagged, fold, 0)]
         else:
             folds = recipe.cross_fit_folds
             fold = blocks_to_folds(n, folds, seed).to(x.device)
             raw = []
             for i in range(folds):
-                part = train(x[fold != i], recipe, generator, part_of(progress, i, folds + 1))
+                part = train(x[fold != i], recipe, draws, part_of(progress, i, folds + 1))
                 raw.append(held_out_scores(part, x, flagged, fold, i))
-            detector = train(x, recipe, generator, part_of(progress, folds, folds + 1))
+            detector = train(x, recipe, draws, part_of(progress, folds, folds + 1))
     detector.calibration.fit(torch.cat(raw), alpha, flagged.truncated)
     return detector
 
@@ -96,16 +96,12 @@ def blocks_to_folds(n: int, folds: int, seed: int) -> Tensor:
     return dealt[torch.arange(n) * blocks // n]
 
 
-def held_out_scores(
-    detector: HierarchicalDetector, x: Tensor, flagged: Flagged, fold: Tensor, which: int
-) -> Tensor:
+def held_out_scores(detector: HierarchicalDetector, x: Tensor, flagged: Flagged, fold: Tensor, which: int) -> Tensor:
     """Raw scores of the rows of one fold, and of the flagged rows that fell between them."""
     place = flagged.place.clamp(max=x.shape[0] - 1)
     rows = torch.cat([x[fold == which], flagged.rows[fold[place] == which]])
     with torch.no_grad():
-        scores = [
-            detector.raw_score(detector.impute(detector.standardise(part)))[0] for part in rows.split(8192)
-        ]
+        scores = [detector.raw_score(detector.impute(detector.standardise(part)))[0] for part in rows.split(8192)]
     return torch.cat(scores)
 
 
@@ -113,7 +109,7 @@ def part_of(progress: Progress, index: int, parts: int) -> Progress:
     return lambda share: progress((index + share) / parts)
 
 
-def train(x: Tensor, recipe: Recipe, generator: torch.Generator, progress: Progress) -> HierarchicalDetector:
+def train(x: Tensor, recipe: Recipe, draws: Draws, progress: Progress) -> HierarchicalDetector:
     """All stages but calibration, in the order of the paper."""
     n, d = x.shape
     detector = HierarchicalDetector(d, prototypes_for(n, recipe), recipe).to(x.device)
@@ -122,12 +118,12 @@ def train(x: Tensor, recipe: Recipe, generator: torch.Generator, progress: Progr
         a = detector.impute.fit(detector.standardise(x))
         detector.whiten.fit(a)
         w = detector.whiten(a)
-    fit_autoencoders(detector, a, w, recipe, generator, part_of(progress, 0, 3))
+    fit_autoencoders(detector, a, w, recipe, draws, part_of(progress, 0, 3))
     with torch.no_grad():
         codes = detector.autoencoder_a.encode(a), detector.autoencoder_w.encode(w)
         detector.fusion.fit(*codes)
         fused = detector.fusion(*codes)
-    fit_vae(detector, fused, recipe, generator, part_of(progress, 1, 3))
+    fit_vae(detector, fused, recipe, draws, part_of(progress, 1, 3))
     with torch.no_grad():
         mu, log_variance = detector.vae.encode(fused)
         detector.latent_spread.fit(mu)
@@ -143,14 +139,10 @@ def train(x: Tensor, recipe: Recipe, generator: torch.Generator, progress: Progr
             mu.mean(dim=0),
         )
         half = recipe.synthetic_outliers // 2
-        outliers = torch.cat(
-            [synthesiser.outside(half, generator), synthesiser.substitute(half, a, generator)]
-        )
-        inlier_statistics = fit_statistics(detector, a, generator)
+        outliers = torch.cat([synthesiser.outside(half, draws), synthesiser.substitute(half, a, draws)])
+        inlier_statistics = fit_statistics(detector, a, draws)
         outlier_statistics = torch.cat([detector.statistics(part)[0] for part in outliers.split(8192)])
-    fit_classifier(
-        detector, inlier_statistics, outlier_statistics, recipe, generator, part_of(progress, 2, 3)
-    )
+    fit_classifier(detector, inlier_statistics, outlier_statistics, recipe, draws, part_of(progress, 2, 3))
     with torch.no_grad():
         parts = detector.parts(inlier_statistics)
         low, high = torch.quantile(parts, 0.5, dim=0), torch.quantile(parts, 0.95, dim=0)
@@ -165,18 +157,18 @@ def fit_autoencoders(
     a: Tensor,
     w: Tensor,
     recipe: Recipe,
-    generator: torch.Generator,
+    draws: Draws,
     progress: Progress,
 ) -> None:
     """Both denoising autoencoders in one optimiser: smooth L1 from the corrupted to the clean descriptor."""
     both = nn.ModuleList([detector.autoencoder_a, detector.autoencoder_w])
     steps = optimise(both, 2e-3, 1e-5, recipe.autoencoder_steps, progress)
     for step in steps:
-        rows = torch.randint(a.shape[0], (recipe.batch,), device=a.device, generator=generator)
+        rows = draws.rows(a.shape[0], recipe.batch)
         loss = torch.zeros((), device=a.device)
         for autoencoder, descriptor in ((detector.autoencoder_a, a), (detector.autoencoder_w, w)):
             clean = descriptor[rows]
-            shown = corrupt(clean, generator)
+            shown = corrupt(clean, draws)
             loss = loss + F.smooth_l1_loss(autoencoder.decode(autoencoder.encode(shown)), clean)
         step(loss)
 
@@ -185,19 +177,19 @@ def fit_vae(
     detector: HierarchicalDetector,
     fused: Tensor,
     recipe: Recipe,
-    generator: torch.Generator,
+    draws: Draws,
     progress: Progress,
 ) -> None:
     for step in optimise(detector.vae, 2e-3, 0.0, recipe.vae_steps, progress):
-        rows = torch.randint(fused.shape[0], (recipe.batch,), device=fused.device, generator=generator)
-        step(detector.vae.loss(fused[rows], generator))
+        rows = draws.rows(fused.shape[0], recipe.batch)
+        step(detector.vae.loss(fused[rows], draws))
 
 
-def fit_statistics(detector: HierarchicalDetector, a: Tensor, generator: torch.Generator) -> Tensor:
+def fit_statistics(detector: HierarchicalDetector, a: Tensor, draws: Draws) -> Tensor:
     """Fit code-book and normalisation; return the training rows' normalised statistics [n, 13]."""
     pieces = [detector.hierarchy(part)[:2] for part in a.split(8192)]
     points = torch.cat([piece[1] for piece in pieces])
-    chosen = detector.codebook.fit(points, generator)
+    chosen = detector.codebook.fit(points, draws)
     if bool((chosen >= 0).any()):
         distances = detector.codebook.leave_one_out(points, chosen)
     else:
@@ -215,13 +207,12 @@ def fit_classifier(
     inliers: Tensor,
     outliers: Tensor,
     recipe: Recipe,
-    generator: torch.Generator,
+    draws: Draws,
     progress: Progress,
 ) -> None:
     for step in optimise(detector.classifier, 3e-3, 1e-4, recipe.classifier_steps, progress):
-        kind = {"device": inliers.device, "generator": generator}
-        some = inliers[torch.randint(inliers.shape[0], (recipe.batch,), **kind)]
-        others = outliers[torch.randint(outliers.shape[0], (recipe.batch,), **kind)]
+        some = inliers[draws.rows(inliers.shape[0], recipe.batch)]
+        others = outliers[draws.rows(outliers.shape[0], recipe.batch)]
         step(detector.classifier.loss(some, others))
 
 
@@ -229,14 +220,12 @@ def optimise(
     module: nn.Module, learning_rate: float, weight_decay: float, steps: int, progress: Progress
 ) -> Iterator[Callable[[Tensor], None]]:
     """Adam with a one-cycle learning rate (a tenth warm-up, then cosine); yields what to do with each loss."""
-    optimiser = torch.optim.Adam(
-        module.parameters(), lr=learning_rate, weight_decay=weight_decay, foreach=True
-    )
+    optimiser = torch.optim.Adam(module.parameters(), lr=learning_rate, weight_decay=weight_decay, foreach=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.1)
 
     def step(loss: Tensor) -> None:
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 5.0)
         optimiser.step()
         schedule.step()

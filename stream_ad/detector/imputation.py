@@ -30,7 +30,8 @@ class ConditionalMean(nn.Module):
         for _ in range(rounds if bool(missing.any()) else 1):
             filled = self(a)
             self._estimate(filled)
-        return self(a)
+        filled_in: Tensor = self(a)
+        return filled_in
 
     def _estimate(self, a: Tensor) -> None:
         a64 = a.to(torch.float64)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from stream_ad.detector.autoencoder import Autoencoder
 from stream_ad.detector.descriptors import Whiten
+from stream_ad.detector.draws import Draws
 from stream_ad.detector.fusion import Fusion
 from stream_ad.detector.vae import VariationalAutoencoder
 
@@ -46,24 +47,23 @@ class Synthesiser:
         code_a, code_w = self.fusion.inverse(self.vae.decode(z))
         from_a = self.autoencoder_a.decode(code_a)
         from_w = self.autoencoder_w.decode(code_w) @ self.unwhiten + self.whiten.centre
-        return 0.5 * (from_a + from_w)
+        decoded: Tensor = 0.5 * (from_a + from_w)
+        return decoded
 
-    def outside(self, count: int, generator: torch.Generator) -> Tensor:
+    def outside(self, count: int, draws: Draws) -> Tensor:
         """`count` decoded samples, pushed outwards by up to once their distance. [count, d]"""
-        kind = {"device": self.mu.device, "generator": generator}
-        pick = torch.randint(self.mu.shape[0], (count,), **kind)
-        u = torch.rand(count, 1, **kind)
-        eps = torch.randn(count, self.mu.shape[1], **kind)
+        pick = draws.rows(self.mu.shape[0], count)
+        u = draws.uniform(count, 1)
+        eps = draws.normal(count, self.mu.shape[1])
         mu, sigma = self.mu[pick], self.sigma[pick]
         z = mu + u * (mu - self.centre) + (1.0 + 3.0 * u) * sigma * eps
         return self.decode(z).clamp(-12.0, 12.0)
 
-    def substitute(self, count: int, inliers: Tensor, generator: torch.Generator) -> Tensor:
+    def substitute(self, count: int, inliers: Tensor, draws: Draws) -> Tensor:
         """`count` rows of `inliers` [n, d], a random part of each overwritten by an outside sample. [count, d]"""
-        kind = {"device": inliers.device, "generator": generator}
-        rows = inliers[torch.randint(inliers.shape[0], (count,), **kind)]
-        share = 0.05 + 0.6 * torch.rand(count, 1, **kind)
-        chosen = torch.rand(rows.shape, **kind) < share
-        one = torch.randint(rows.shape[1], (count, 1), **kind)
-        chosen.scatter_(1, one, True)
-        return torch.where(chosen, self.outside(count, generator), rows)
+        n, d = inliers.shape
+        rows = inliers[draws.rows(n, count)]
+        share = 0.05 + 0.6 * draws.uniform(count, 1)
+        chosen = draws.uniform(count, d) < share
+        chosen.scatter_(1, draws.rows(d, count, 1), True)
+        return torch.where(chosen, self.outside(count, draws), rows)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stream_ad.detector.draws import Draws
+
 
 class VariationalAutoencoder(nn.Module):
     """fused -> q(z|x) = N(mu, sigma^2) over a small latent space -> fused (Kingma and Welling 2014)."""
@@ -25,11 +27,11 @@ class VariationalAutoencoder(nn.Module):
         fused: Tensor = self.decoder(z)
         return fused
 
-    def loss(self, fused: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(self, fused: Tensor, draws: Draws) -> Tensor:
         """0.5 MSE + 0.02 KL: the evidence lower bound with little weight on the prior, so that the posterior
         keeps what sets rows apart."""
         mu, log_variance = self.encode(fused)
-        eps = torch.randn(mu.shape, device=mu.device, generator=generator)
+        eps = draws.normal(mu.shape[0], mu.shape[1])
         reconstruction = self.decode(mu + torch.exp(0.5 * log_variance) * eps)
         return 0.5 * F.mse_loss(reconstruction, fused) + 0.02 * divergence(mu, log_variance).mean()
 

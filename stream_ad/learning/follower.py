@@ -34,7 +34,12 @@ class ModelFollower:
     """
 
     def __init__(
-        self, registry: ModelRegistry, features: list[str], fingerprint: str, device: str, every_seconds: float = 1.0
+        self,
+        registry: ModelRegistry,
+        features: list[str],
+        fingerprint: str,
+        device: str,
+        every_seconds: float = 1.0,
     ) -> None:
         self._registry = registry
         self._features = features

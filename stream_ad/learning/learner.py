@@ -86,6 +86,7 @@ class Learner:
         outcome = self.trainer.poll()
         if outcome is not None:
             self.triggers.finished(outcome.result in ("accepted", "rejected"))
+            self.triggers.has_model = self.triggers.has_model or outcome.result == "accepted"
             self.follower.look_now()
         model = self.follower.next_model(now)
         if model is not None:

@@ -88,16 +88,14 @@ class Trainer:
             return
         try:
             result, version, message = self._train(folder, job, window)
-        except Exception as error:  # noqa: BLE001  # whatever it is, scoring goes on and the outcome tells
+        except Exception as error:  # whatever it is, scoring goes on and the outcome tells
             log.exception("training could not be run")
             result, version, message = "error", None, repr(error)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._outcome = Outcome(job.trigger, result, time.monotonic() - started, version, message)
 
-    def _train(
-        self, folder: Path, job: Job, window: dict[str, NDArray[np.generic]]
-    ) -> tuple[str, str | None, str]:
+    def _train(self, folder: Path, job: Job, window: dict[str, NDArray[np.generic]]) -> tuple[str, str | None, str]:
         """Run the process to its end; return result, version and message."""
         from safetensors.numpy import save_file
 

@@ -123,7 +123,7 @@ def main() -> None:
     try:
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
     except OSError:
-        print("trainer: the kernel does not take an oom_score_adj", file=sys.stderr)
+        sys.stderr.write("trainer: the kernel does not take an oom_score_adj\n")
     result = run(folder)
     partial = folder / (RESULT_FILE + ".part")
     partial.write_text(json.dumps(asdict(result)))

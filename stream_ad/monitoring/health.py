@@ -65,7 +65,9 @@ class MonitoringServer:
             self._server = ThreadingHTTPServer(self._address, Handler)
         except OSError as error:
             host, port = self._address
-            raise OSError(f"monitoring.port {port} on {host} cannot be opened: {error.strerror}; 0 takes a free one") from error
+            raise OSError(
+                f"monitoring.port {port} on {host} cannot be opened: {error.strerror}; 0 takes a free one"
+            ) from error
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="monitoring", daemon=True).start()
 
@@ -80,7 +82,11 @@ class MonitoringServer:
             return 200, "text/plain", b"alive\n"
         if path == "/readyz":
             reasons = self._not_ready()
-            return (503 if reasons else 200), "application/json", dump({"ready": not reasons, "reasons": reasons})
+            return (
+                (503 if reasons else 200),
+                "application/json",
+                dump({"ready": not reasons, "reasons": reasons}),
+            )
         if path == "/api/status":
             return 200, "application/json", dump(self._status())
         if path == "/":

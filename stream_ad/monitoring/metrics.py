@@ -16,7 +16,26 @@ from stream_ad.records import NO_TIMESTAMP, Decoded, Status, Verdicts
 
 Float64 = NDArray[np.float64]
 
-SCORE_EDGES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0, 60.0, 150.0)
+SCORE_EDGES = (
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.5,
+    0.7,
+    0.85,
+    1.0,
+    1.2,
+    1.5,
+    2.0,
+    3.0,
+    5.0,
+    8.0,
+    15.0,
+    30.0,
+    60.0,
+    150.0,
+)
 LATENCY_EDGES = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 STAGE_EDGES = (0.0005, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
 TRAINING_EDGES = (1, 2, 5, 10, 20, 40, 60, 120, 300, 600, 1200, 3600)
@@ -42,30 +61,37 @@ class Metrics:
         self._bad_timestamps = Counter("stream_ad_bad_timestamps", "Rows whose time could not be read.", registry=r)
         self._score = BatchHistogram("stream_ad_score", "Scores of rows; 1.0 is the alert threshold.", SCORE_EDGES)
         self._latency = BatchHistogram(
-            "stream_ad_record_latency_seconds", "From a row's time stamp to its score being delivered.", LATENCY_EDGES
+            "stream_ad_record_latency_seconds",
+            "From a row's time stamp to its score being delivered.",
+            LATENCY_EDGES,
         )
         r.register(self._score)
         r.register(self._latency)
         self._alert_ratio = Gauge("stream_ad_alert_ratio", f"Share flagged of the last {RATIO_ROWS} rows.", registry=r)
         self._stage = Histogram(
-            "stream_ad_stage_seconds", "Time in a stage of the loop.", ["stage"], buckets=STAGE_EDGES, registry=r
+            "stream_ad_stage_seconds",
+            "Time in a stage of the loop.",
+            ["stage"],
+            buckets=STAGE_EDGES,
+            registry=r,
         )
-        self._lag = Gauge(
-            "stream_ad_consumer_lag_records", "Records not read yet.", ["topic", "partition"], registry=r
-        )
+        self._lag = Gauge("stream_ad_consumer_lag_records", "Records not read yet.", ["topic", "partition"], registry=r)
         self._lag_seconds = Gauge(
             "stream_ad_consumer_lag_seconds",
             "Age of the newest row scored, while there is lag.",
             ["topic", "partition"],
             registry=r,
         )
-        self._lost = Gauge("stream_ad_lost_records_total", "Offsets that retention took unread.", registry=r)
-        self._resets = Gauge("stream_ad_topic_resets_total", "Topics found made again.", registry=r)
-        self._commit_failures = Gauge("stream_ad_commit_failures_total", "Commits that were refused.", registry=r)
-        self._rebalances = Gauge("stream_ad_rebalances_total", "Rebalances of the consumer group.", registry=r)
+        self._lost = Counter("stream_ad_lost_records", "Offsets that retention took unread.", registry=r)
+        self._resets = Counter("stream_ad_topic_resets", "Topics found made again.", registry=r)
+        self._commit_failures = Counter("stream_ad_commit_failures", "Commits that were refused.", registry=r)
+        self._rebalances = Counter("stream_ad_rebalances", "Rebalances of the consumer group.", registry=r)
         self._window = Gauge("stream_ad_window_rows", "Inliers in the window.", registry=r)
         self._trainings = Counter(
-            "stream_ad_trainings", "Trainings by what asked for them and how they ended.", ["trigger", "result"], registry=r
+            "stream_ad_trainings",
+            "Trainings by what asked for them and how they ended.",
+            ["trigger", "result"],
+            registry=r,
         )
         self._training_seconds = Histogram(
             "stream_ad_training_seconds", "Duration of a training.", buckets=TRAINING_EDGES, registry=r
@@ -81,10 +107,14 @@ class Metrics:
             registry=r,
         )
         self._missing = Gauge(
-            "stream_ad_feature_missing_ratio", "Share of the last batch that lacks the feature.", ["feature"], registry=r
+            "stream_ad_feature_missing_ratio",
+            "Share of the last batch that lacks the feature.",
+            ["feature"],
+            registry=r,
         )
         self._ready = Gauge("stream_ad_ready", "1 when /readyz says so.", registry=r)
         Gauge("stream_ad_build_info", "Version of stream_ad.", ["version"], registry=r).labels(version).set(1)
+        self._source_totals = (0, 0, 0, 0)
         self._newest: dict[tuple[str, str], float] = {}
         self._recent: deque[tuple[int, int]] = deque()
 
@@ -138,10 +168,11 @@ class Metrics:
 
     def set_source_counters(self, lost: int, resets: int, commit_failures: int, rebalances: int) -> None:
         """Totals since the source was opened."""
-        self._lost.set(lost)
-        self._resets.set(resets)
-        self._commit_failures.set(commit_failures)
-        self._rebalances.set(rebalances)
+        totals = (lost, resets, commit_failures, rebalances)
+        counters = (self._lost, self._resets, self._commit_failures, self._rebalances)
+        for counter, total, before in zip(counters, totals, self._source_totals, strict=True):
+            counter.inc(max(0, total - before))
+        self._source_totals = totals
 
     def set_window_rows(self, rows: int) -> None:
         self._window.set(rows)

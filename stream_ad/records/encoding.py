@@ -49,7 +49,11 @@ def encode(batch: Batch, verdicts: Verdicts, schema: RecordSchema) -> list[bytes
             "p_value": p_value,
             "is_anomaly": i in details,
             "model": verdicts.model,
-            "source": {"topic": raw.topics[number], "partition": partitions[number], "offset": offsets[number]},
+            "source": {
+                "topic": raw.topics[number],
+                "partition": partitions[number],
+                "offset": offsets[number],
+            },
         }
         if key is not None:
             add_key(output, key)

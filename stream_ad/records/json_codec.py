@@ -175,7 +175,10 @@ class JsonDecoder:
     def _array(self, row: dict[str, Any]) -> list[Any]:
         found = look_up(row, self._array_path or ())
         if found is ABSENT or found is None:
-            raise BadRow(Reason.NO_FEATURES, f"the field {self._schema.array_field} is not there; fields: {fields(row)}")
+            raise BadRow(
+                Reason.NO_FEATURES,
+                f"the field {self._schema.array_field} is not there; fields: {fields(row)}",
+            )
         if not isinstance(found, list):
             raise BadRow(Reason.NOT_A_NUMBER, f"{self._schema.array_field} is no array: {shown(found)}")
         if len(found) != len(self._names):
@@ -209,7 +212,9 @@ class JsonDecoder:
         stamps = np.array([NO_TIMESTAMP if one is None else one for one in parsed], np.int64)
         return stamps, parsed.count(None)
 
-    def _ids(self, rows: list[dict[str, Any]], record: list[int], row_number: list[int], raw: RawBatch) -> list[str | int]:
+    def _ids(
+        self, rows: list[dict[str, Any]], record: list[int], row_number: list[int], raw: RawBatch
+    ) -> list[str | int]:
         offsets, partitions = raw.offsets.tolist(), raw.partitions.tolist()
         path = None if self._schema.id is None else self._schema.id.split(".")
         ids: list[str | int] = []

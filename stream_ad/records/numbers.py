@@ -52,8 +52,7 @@ def clip(values: NDArray[np.float64], sentinels: tuple[float, ...]) -> NDArray[n
     """
     if sentinels:
         values[np.isin(values, sentinels)] = np.nan
-    beyond = np.abs(values) > FLOAT32_MAX
-    clipped: NDArray[np.bool_] = beyond.any(axis=1)
+    clipped: NDArray[np.bool_] = np.any(np.abs(values) > FLOAT32_MAX, axis=1)
     if clipped.any():
         np.clip(values, -FLOAT32_MAX, FLOAT32_MAX, out=values)
     return clipped

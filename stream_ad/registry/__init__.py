@@ -3,4 +3,12 @@
 from stream_ad.registry.model_registry import ModelRegistry, Summary
 from stream_ad.registry.snapshot import RegistryError, SchemaMismatch, Snapshot, SnapshotError, require_schema
 
-__all__ = ["ModelRegistry", "RegistryError", "SchemaMismatch", "Snapshot", "SnapshotError", "Summary", "require_schema"]
+__all__ = [
+    "ModelRegistry",
+    "RegistryError",
+    "SchemaMismatch",
+    "Snapshot",
+    "SnapshotError",
+    "Summary",
+    "require_schema",
+]

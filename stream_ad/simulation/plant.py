@@ -68,9 +68,7 @@ class Plant:
     ((5000, 12), True)
     """
 
-    def __init__(
-        self, seed: int, fault_rate: float = 0.0, fault_free_rows: int = 0, drift: bool = True
-    ) -> None:
+    def __init__(self, seed: int, fault_rate: float = 0.0, fault_free_rows: int = 0, drift: bool = True) -> None:
         self._rng = np.random.default_rng([seed, 0])
         self._fault_rng = np.random.default_rng([seed, 1])
         self._share = fault_rate * BLOCK / 1000.0

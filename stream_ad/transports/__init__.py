@@ -1,1 +1,58 @@
+"""Where records come from and go to: Kafka, files, memory."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stream_ad import config
+from stream_ad.transports.base import (
+    ConfigurationError,
+    DeliveryError,
+    PartitionLag,
+    Sink,
+    Source,
+    SourceStatistics,
+    TransportError,
+)
+
+if TYPE_CHECKING:
+    from stream_ad.records import RecordSchema
+
+__all__ = [
+    "ConfigurationError",
+    "DeliveryError",
+    "PartitionLag",
+    "Sink",
+    "Source",
+    "SourceStatistics",
+    "TransportError",
+    "make_sink",
+    "make_source",
+]
+
+
+def make_source(settings: config.Config, schema: RecordSchema) -> Source:
+    """The source that the configuration names, not opened yet."""
+    if isinstance(settings.source, config.KafkaSource):
+        from stream_ad.transports.kafka_source import KafkaSource
+
+        return KafkaSource(settings.source)
+    if isinstance(settings.source, config.FileSource):
+        from stream_ad.transports.file import FileSource
+
+        return FileSource(settings.source, schema)
+    raise ConfigurationError("source.type memory is for programs: give the source to Worker(config, source=...)")
+
+
+def make_sink(settings: config.Config) -> Sink:
+    """The sink that the configuration names, not opened yet."""
+    if isinstance(settings.sink, config.KafkaSink):
+        from stream_ad.transports.kafka_sink import KafkaSink
+
+        topics = settings.source.topics if isinstance(settings.source, config.KafkaSource) else []
+        return KafkaSink(settings.sink, topics)
+    if isinstance(settings.sink, config.FileSink):
+        from stream_ad.transports.file import FileSink
+
+        return FileSink(settings.sink)
+    raise ConfigurationError("sink.type memory is for programs: give the sink to Worker(config, sink=...)")

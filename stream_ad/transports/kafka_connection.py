@@ -36,8 +36,9 @@ def client_config(settings: KafkaConnection, section: str) -> dict[str, Any]:
     """Return what every kafka-python client needs to connect.
 
     `section` is the part of config.yaml that the settings stand in, for messages.
-    Raises `ConfigurationError` for a certificate or key that cannot be loaded.
+    Raises `ConfigurationError` for a certificate or key that cannot be loaded, or for missing credentials.
     """
+    _check_credentials(settings, section)
     return {
         "bootstrap_servers": settings.bootstrap_servers,
         "client_id": "stream-ad",
@@ -82,22 +83,16 @@ def probe(settings: KafkaConnection, section: str, topics: Sequence[tuple[str, s
     config = client_config(settings, section) | {"client_id": f"stream-ad-probe-{next(_probe_number)}"}
     with _KAFKA_LOG.captured(f"kafka-io-{config['client_id']}") as captured:
         try:
-            admin, network = make_client(
-                KafkaAdminClient, request_timeout_ms=int(1000 * CONNECT_SECONDS), **config
-            )
+            admin, network = make_client(KafkaAdminClient, request_timeout_ms=int(1000 * CONNECT_SECONDS), **config)
         except errors.KafkaError as error:
             raise _diagnosis(settings, section, captured) from error
-        except (ValueError, AssertionError) as error:
-            raise ConfigurationError(f"{section}: {error}") from error
+        except ValueError as error:
+            raise ConfigurationError(f"{section}.bootstrap_servers: not a list of HOST:PORT: {error}") from error
         try:
             _check_advertised(network, settings, section)
-            found = {
-                topic["name"]: topic["error_code"] for topic in admin.describe_topics([t for _, t in topics])
-            }
+            found = {topic["name"]: topic["error_code"] for topic in admin.describe_topics([t for _, t in topics])}
         except errors.KafkaError as error:
-            raise TransportError(
-                f"the brokers at {settings.bootstrap_servers} do not answer: {error}"
-            ) from error
+            raise TransportError(f"the brokers at {settings.bootstrap_servers} do not answer: {error}") from error
         finally:
             admin.close()
     for key, topic in topics:
@@ -118,6 +113,19 @@ def max_message_bytes(settings: KafkaConnection, section: str, topic: str) -> st
 
 def _password(secret: SecretStr | None) -> str | None:
     return None if secret is None else _Password(secret.get_secret_value())
+
+
+def _check_credentials(settings: KafkaConnection, section: str) -> None:
+    if "SASL" not in settings.security_protocol:
+        return
+    needed = ["sasl_mechanism"]
+    if settings.sasl_mechanism not in ("OAUTHBEARER", "GSSAPI"):
+        needed += ["sasl_username", "sasl_password"]
+    missing = [f"{section}.{key}" for key in needed if getattr(settings, key) is None]
+    if missing:
+        raise ConfigurationError(
+            f"{section}.security_protocol is {settings.security_protocol}: give {', '.join(missing)}"
+        )
 
 
 def _ssl_context(settings: KafkaConnection, section: str) -> ssl.SSLContext:
@@ -168,9 +176,7 @@ def _check_topic(key: str, topic: str, error: type[Exception], settings: KafkaCo
     if error is errors.NoError:
         return
     if error is errors.UnknownTopicOrPartitionError:
-        raise ConfigurationError(
-            f"{key}: there is no topic {topic!r} {where}. Create it or correct the name."
-        )
+        raise ConfigurationError(f"{key}: there is no topic {topic!r} {where}. Create it or correct the name.")
     if error is errors.TopicAuthorizationFailedError:
         raise ConfigurationError(
             f"{key}: {settings.sasl_username or 'this client'} is not authorised to use topic {topic!r} "
@@ -205,14 +211,13 @@ def _diagnosis(settings: KafkaConnection, section: str, captured: list[logging.L
             return ConfigurationError(f"{section}.{key}: the certificate of {servers} is not trusted: {text}")
         if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
             return ConfigurationError(
-                f"{section}.security_protocol: {servers} does not speak TLS "
-                f"({settings.security_protocol}): {text}"
+                f"{section}.security_protocol: {servers} does not speak TLS ({settings.security_protocol}): {text}"
             )
         if "ALERT" in text and "CERTIFICATE" in text:
             return ConfigurationError(
                 f"{section}.ssl_certfile, {section}.ssl_keyfile: {servers} refuses our certificate: {text}"
             )
-    last = causes[-1] if causes else "no answer"
+    last = next((c for c in reversed(causes) if not isinstance(c, errors.KafkaTimeoutError)), "no answer")
     return TransportError(
         f"no Kafka broker answers at {servers} by {settings.security_protocol}: {last}. Check "
         f"{section}.bootstrap_servers and {section}.security_protocol, and that the broker is up."

@@ -108,8 +108,7 @@ class DeadLetterWriter:
             raise
         except (errors.KafkaError, ValueError) as error:
             raise DeliveryError(
-                f"cannot write to topic {topic} on {self._settings.bootstrap_servers}: {error}. "
-                "Does it still exist?"
+                f"cannot write to topic {topic} on {self._settings.bootstrap_servers}: {error}. Does it still exist?"
             ) from error
 
 

@@ -102,14 +102,11 @@ class KafkaSink:
                 partition = keyless if key is None else partitions[(_key_hash(key) & 0x7FFFFFFF) % n]
                 keep(send(topic, value, key, None, partition))
         except errors.MessageSizeTooLargeError as error:
-            raise DeliveryError(
-                f"an output of {len(value)} bytes is too large for topic {topic}: {error}"
-            ) from error
+            raise DeliveryError(f"an output of {len(value)} bytes is too large for topic {topic}: {error}") from error
         except (errors.KafkaError, ValueError) as error:
             # ValueError: the client learned between two sends that the topic or the partition is gone.
             raise DeliveryError(
-                f"cannot write to topic {topic} on {self._settings.bootstrap_servers}: {error}. "
-                "Does it still exist?"
+                f"cannot write to topic {topic} on {self._settings.bootstrap_servers}: {error}. Does it still exist?"
             ) from error
 
     def _check(self, topic: str, futures: list[Any]) -> None:

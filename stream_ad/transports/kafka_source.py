@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition, errors
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.structs import MemberState
 
 from stream_ad import config
 from stream_ad.records import NO_TIMESTAMP, RawBatch
@@ -114,9 +115,7 @@ class KafkaSource:
         partition now reads those records again. Raises `ConfigurationError` when not authorised.
         """
         positions = self._positions()
-        moved = {
-            tp: position for tp, position in positions.items() if self._committed.get(tp) != position.offset
-        }
+        moved = {tp: position for tp, position in positions.items() if self._committed.get(tp) != position.offset}
         if not moved:
             return
         try:
@@ -156,6 +155,10 @@ class KafkaSource:
 
     def _poll(self, timeout: float) -> RawBatch | None:
         """Poll; None where instead the position of a partition had to be set."""
+        if self._consumer.group_metadata().state == MemberState.REBALANCING:
+            # A join that new metadata had asked for and that outlasts a poll is forgotten by kafka-python, which
+            # then reads nothing any more. Asked once more, it takes up that join.
+            self._consumer._coordinator.request_rejoin()
         try:
             return _columns(self._consumer.poll(timeout_ms=int(1000 * timeout)))
         except errors.NoOffsetForPartitionError as error:
@@ -192,16 +195,12 @@ class KafkaSource:
         offset is from then on one that appeared later, and a crash before the first commit skips nothing.
         """
         consumer = self._consumer
-        partitions = [
-            TopicPartition(topic, p) for p in self._network.cluster.partitions_for_topic(topic) or ()
-        ]
+        partitions = [TopicPartition(topic, p) for p in self._network.cluster.partitions_for_topic(topic) or ()]
         committed = {tp: consumer.committed(tp, timeout_ms=REQUEST_MS) for tp in partitions}
         if any(offset is not None for offset in committed.values()):
             return {tp: offset for tp, offset in committed.items() if offset is not None}
         ends: dict[TopicPartition, int] = consumer.end_offsets(partitions, timeout_ms=REQUEST_MS)
-        consumer.commit(
-            {tp: OffsetAndMetadata(end, "", -1) for tp, end in ends.items()}, timeout_ms=REQUEST_MS
-        )
+        consumer.commit({tp: OffsetAndMetadata(end, "", -1) for tp, end in ends.items()}, timeout_ms=REQUEST_MS)
         return ends
 
     def _return_into_range(self, positions: dict[TopicPartition, int]) -> None:
@@ -253,8 +252,7 @@ class KafkaSource:
             "topic %s was re-created; reading the new one from its beginning (%s)",
             topic,
             ", ".join(
-                f"partition {tp.partition}: committed offset {before.get(tp)}, "
-                f"now {oldest[tp]} to {ends[tp]}"
+                f"partition {tp.partition}: committed offset {before.get(tp)}, now {oldest[tp]} to {ends[tp]}"
                 for tp in sorted(known)
             ),
         )

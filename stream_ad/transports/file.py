@@ -1,0 +1,198 @@
+"""Files as source and sink: CSV, JSON Lines, Parquet, gzip."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import logging
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import orjson
+
+from stream_ad import config
+from stream_ad.records import NO_TIMESTAMP, DeadLetter, RawBatch, RecordSchema
+from stream_ad.transports.base import ConfigurationError, SourceStatistics
+from stream_ad.transports.csv_rows import csv_records
+from stream_ad.transports.parquet_rows import parquet_records
+
+log = logging.getLogger("stream_ad.file")
+
+ROWS_PER_POLL = 5000
+FOLLOW_SECONDS = 0.2
+
+
+class FileSource:
+    """A file as a topic with one partition; each of its rows is a JSON record.
+
+    JSON Lines are handed over as they are, rows of CSV and Parquet as JSON objects by column name. The offset
+    is the 0-based number of the data row. Where a run of the worker left off is not kept: it begins anew.
+    """
+
+    def __init__(self, settings: config.FileSource, schema: RecordSchema) -> None:
+        self._settings = settings
+        self._schema = schema
+        self._path = Path(settings.path)
+        self._records: Iterator[bytes] = iter(())
+        self._read = 0
+        self._exhausted = False
+
+    def open(self) -> None:
+        """Raises `ConfigurationError` for a file that is not there or cannot be understood."""
+        if not self._path.is_file():
+            raise ConfigurationError(f"there is no file {self._path}")
+        name = self._path.name.removesuffix(".gz")
+        if name.endswith(".parquet"):
+            self._records = parquet_records(self._path, needed_columns(self._schema))
+        elif name.endswith(".csv"):
+            self._records = csv_records(self._lines(), self._settings, self._schema)
+        elif name.endswith((".jsonl", ".ndjson", ".json")):
+            self._records = (line for line in self._lines() if line is None or line.strip())
+        else:
+            raise ConfigurationError(
+                f"{self._path}: a file must end in .csv, .jsonl or .parquet (the first two also with .gz)"
+            )
+        # Errors in the header are found now, not at the first poll.
+        first = next(self._records, b"")
+        if first != b"":
+            self._records = chain_first(first, self._records)
+        elif not self._settings.follow:
+            self._exhausted = True
+
+    def poll(self, timeout: float) -> RawBatch:
+        values: list[bytes | None] = []
+        for value in islice(self._records, ROWS_PER_POLL):
+            if value is None:
+                break
+            values.append(value)
+        if not values:
+            if self._settings.follow:
+                time.sleep(min(timeout, FOLLOW_SECONDS))
+            else:
+                self._exhausted = True
+            return RawBatch.empty()
+        n = len(values)
+        offsets = np.arange(self._read, self._read + n)
+        self._read += n
+        stamps = np.full(n, NO_TIMESTAMP, np.int64)
+        return RawBatch(values, [None] * n, [()] * n, stamps, [self._path.name] * n, np.zeros(n, np.int32), offsets)
+
+    def commit(self) -> None:
+        """Files have no group to commit to."""
+
+    @property
+    def exhausted(self) -> bool:
+        return self._exhausted
+
+    def statistics(self) -> SourceStatistics:
+        return SourceStatistics(lag=[])
+
+    def close(self) -> None:
+        self._records = iter(())
+
+    def _lines(self) -> Iterator[Any]:
+        """Lines without their ends and without a byte order mark.
+
+        Following, None stands for 'nothing whole yet': a line that is still being written is not handed over.
+        """
+        opener: Any = gzip.open if self._path.suffix == ".gz" else open
+        with opener(self._path, "rb") as file:
+            first, unfinished = True, b""
+            while True:
+                try:
+                    line = file.readline()
+                except (OSError, EOFError) as error:
+                    raise ConfigurationError(f"{self._path} cannot be read: {error}") from error
+                line = unfinished + line
+                unfinished = b""
+                if not line.endswith(b"\n") and self._settings.follow:
+                    unfinished = line
+                    yield None
+                    continue
+                if not line:
+                    return
+                if first:
+                    line, first = line.removeprefix(b"\xef\xbb\xbf"), False
+                yield line.rstrip(b"\r\n")
+
+
+def chain_first(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+def needed_columns(schema: RecordSchema) -> list[str]:
+    """Columns that a table must have for this schema."""
+    paths = schema.features if schema.array_field is None else [schema.array_field]
+    return list(dict.fromkeys(path.split(".")[0] for path in paths))
+
+
+class FileSink:
+    """Writes JSON Lines; dead letters go beside it, as NAME.dead-letters.jsonl, once there is one."""
+
+    def __init__(self, settings: config.FileSink) -> None:
+        self._path = Path(settings.path)
+        self._file: IO[bytes] | None = None
+        self._letters: IO[bytes] | None = None
+
+    def open(self) -> None:
+        """Raises `ConfigurationError` if the file cannot be written."""
+        self._file = self._file or self._create(self._path)
+
+    def write(self, keys: list[bytes | None], values: list[bytes], anomalies: list[int]) -> None:
+        """Anomalies are marked in the rows themselves; a file has no second topic for them."""
+        assert self._file is not None, "open() comes first"
+        if values:
+            self._file.write(b"\n".join(values) + b"\n")
+
+    def write_dead_letters(self, letters: list[DeadLetter]) -> None:
+        if self._letters is None:
+            name = self._path.name.removesuffix(".gz").removesuffix(".jsonl")
+            self._letters = self._create(self._path.with_name(f"{name}.dead-letters.jsonl"))
+        for letter in letters:
+            self._letters.write(orjson.dumps(readable(letter)) + b"\n")
+
+    def flush(self) -> None:
+        for file in (self._file, self._letters):
+            if file is not None:
+                file.flush()
+
+    def close(self) -> None:
+        for file in (self._file, self._letters):
+            if file is not None:
+                file.close()
+        self._file = self._letters = None
+
+    @staticmethod
+    def _create(path: Path) -> IO[bytes]:
+        try:
+            if path.suffix == ".gz":
+                return gzip.open(path, "wb")  # type: ignore[return-value]  # a GzipFile takes bytes
+            return path.open("wb")
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def readable(letter: DeadLetter) -> dict[str, Any]:
+    """A dead letter as JSON: bytes as text, or as base64 under the name with `_base64` behind."""
+    found: dict[str, Any] = {
+        "reason": letter.reason,
+        "source": {"topic": letter.topic, "partition": letter.partition, "offset": letter.offset},
+    }
+    for name, value in (("key", letter.key), ("value", letter.value)):
+        found |= as_text(name, value)
+    found["headers"] = [as_text("value", value) | {"name": name} for name, value in letter.headers]
+    return found
+
+
+def as_text(name: str, value: bytes | None) -> dict[str, str | None]:
+    if value is None:
+        return {name: None}
+    try:
+        return {name: value.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(value).decode()}
