@@ -89,6 +89,7 @@ class Worker:
         try:
             self.registry.check_writable()
             self.server.start()
+            log.info("monitoring", extra={"monitoring_port": self.server.port, "threads": self._threads})
             model = self._learner.restore()
             if model is not None:
                 self._swap(model)
@@ -222,7 +223,7 @@ class Worker:
                 source.open()
                 sink.open()
                 self._connected = True
-                log.info("connected", extra={"threads": self._threads, "monitoring_port": self.server.port})
+                log.info("connected")
                 return source, sink
             except ConfigurationError:
                 raise

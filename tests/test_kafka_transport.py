@@ -90,6 +90,30 @@ def lag(source: KafkaSource) -> dict[int, int]:
     return {each.partition: each.records for each in source.statistics().lag}
 
 
+class Reading(threading.Thread):
+    """Polls and commits in the background; `lag` is that after the last poll."""
+
+    def __init__(self, source: KafkaSource) -> None:
+        super().__init__()
+        self.lag: dict[int, int] = {}
+        self._source = source
+        self._done = threading.Event()
+
+    def __enter__(self) -> Reading:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._done.is_set():
+            self._source.poll(0.1)
+            self._source.commit()
+            self.lag = lag(self._source)
+
+
 def numbered(n: int) -> list[bytes | None]:
     return [b"%d" % i for i in range(n)]
 
@@ -334,16 +358,11 @@ class TestGroups:
         first = source()
         assert len(read(first, 40)) == 40
         assert lag(first) == {0: 0, 1: 0}
-        second = source()
+        with Reading(source()) as second:
+            until(first, lambda: len(lag(first)) == 1 and len(second.lag) == 1)
 
-        def shared() -> bool:
-            second.poll(0.1)
-            return len(lag(first)) == 1 and len(lag(second)) == 1
-
-        until(first, shared)
-
-        assert lag(first).keys() | lag(second).keys() == {0, 1}
-        assert first.statistics().rebalances == 1
+            assert lag(first).keys() | second.lag.keys() == {0, 1}
+            assert first.statistics().rebalances == 1
 
     def test_a_refused_commit_is_counted_and_does_not_stop_anything(
         self, kafka: Kafka, topic: str, source: MakeSource

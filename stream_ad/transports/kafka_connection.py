@@ -189,7 +189,7 @@ def _check_topic(key: str, topic: str, error: type[Exception], settings: KafkaCo
 
 def _diagnosis(settings: KafkaConnection, section: str, captured: list[logging.LogRecord]) -> TransportError:
     """Say why no connection came about; only kafka-python's log tells."""
-    arguments = itertools.chain.from_iterable(r.args for r in captured if isinstance(r.args, tuple))
+    arguments = [argument for r in captured if isinstance(r.args, tuple) for argument in r.args]
     causes = [argument for argument in arguments if isinstance(argument, Exception)]
     servers = settings.bootstrap_servers
     for cause in reversed(causes):
@@ -218,6 +218,18 @@ def _diagnosis(settings: KafkaConnection, section: str, captured: list[logging.L
                 f"{section}.ssl_certfile, {section}.ssl_keyfile: {servers} refuses our certificate: {text}"
             )
     last = next((c for c in reversed(causes) if not isinstance(c, errors.KafkaTimeoutError)), "no answer")
+    if "socket disconnected" in str(last) and any(getattr(a, "broker_version", None) for a in arguments):
+        # kafka-python drops an answer that comes together with the end of the connection, as refusals do.
+        if "SASL" in settings.security_protocol:
+            return ConfigurationError(
+                f"{section}.sasl_username, {section}.sasl_password, {section}.sasl_mechanism: the broker at "
+                f"{servers} ends the connection when user {settings.sasl_username!r} authenticates by "
+                f"{settings.sasl_mechanism}: most likely it refuses the user or the password."
+            )
+        return ConfigurationError(
+            f"{section}.security_protocol: the broker at {servers} ends every connection by "
+            f"{settings.security_protocol}: most likely it asks for authentication."
+        )
     return TransportError(
         f"no Kafka broker answers at {servers} by {settings.security_protocol}: {last}. Check "
         f"{section}.bootstrap_servers and {section}.security_protocol, and that the broker is up."

@@ -25,6 +25,8 @@ CLOSE_MS = 5000
 # Fetched in one go from a partition, so that it fills a poll with small records, and from a broker.
 PARTITION_FETCH_BYTES = 4 << 20
 FETCH_BYTES = 32 << 20
+# Other members learn of a rebalance by their next heartbeat, at most this much later.
+REBALANCE_SECONDS = 3.0
 # Records wait but none come: after so long we say that something holds them back, and go on saying it.
 HELD_BACK_SECONDS = 10.0
 HELD_BACK_REMINDER_SECONDS = 60.0
@@ -73,7 +75,7 @@ class KafkaSource:
                 max_poll_records=settings.max_poll_records,
                 max_poll_interval_ms=int(1000 * settings.max_poll_interval),
                 session_timeout_ms=int(1000 * settings.session_timeout),
-                heartbeat_interval_ms=int(1000 * min(3.0, settings.session_timeout / 3)),
+                heartbeat_interval_ms=int(1000 * min(REBALANCE_SECONDS, settings.session_timeout / 3)),
                 fetch_max_bytes=FETCH_BYTES,
                 max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
                 metrics_enabled=False,
@@ -87,11 +89,11 @@ class KafkaSource:
 
         Raises `ConfigurationError` for rights that we lack and `TransportError` for data that cannot be read.
         """
-        deadline = time.monotonic() + timeout
+        start = time.monotonic()
         try:
             self._watch_topics()
             batch = self._poll(timeout)
-            while batch is None and (left := deadline - time.monotonic()) > 0:
+            while not batch and (left := start + self._patience(timeout) - time.monotonic()) > 0:
                 batch = self._poll(left)
         except _TRANSIENT as error:
             log.warning("reading from %s: %s; trying again", self._settings.bootstrap_servers, error)
@@ -153,9 +155,19 @@ class KafkaSource:
         finally:
             self._network.close()
 
+    def _rebalancing(self) -> bool:
+        return bool(self._consumer.group_metadata().state == MemberState.REBALANCING)
+
+    def _patience(self, timeout: float) -> float:
+        """Seconds for a poll that has nothing yet: a rebalance is awaited for longer.
+
+        kafka-python throws away a join that is completed between two polls, and starts another rebalance.
+        """
+        return max(timeout, REBALANCE_SECONDS) if self._rebalancing() else timeout
+
     def _poll(self, timeout: float) -> RawBatch | None:
         """Poll; None where instead the position of a partition had to be set."""
-        if self._consumer.group_metadata().state == MemberState.REBALANCING:
+        if self._rebalancing():
             # A join that new metadata had asked for and that outlasts a poll is forgotten by kafka-python, which
             # then reads nothing any more. Asked once more, it takes up that join.
             self._consumer._coordinator.request_rejoin()
