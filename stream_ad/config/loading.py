@@ -207,13 +207,13 @@ def _problem(error: Any, document: _Document) -> Problem:
     """A pydantic error in our words, at the path that stands in the file."""
     path = tuple(part for i, part in enumerate(error["loc"]) if not (i == 1 and part in ("kafka", "file", "memory")))
     dotted = _dotted(path)
-    line = document.lines.get(path) or document.lines.get(path[:-1])
+    line = document.lines.get(path)
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(path[-1]), _keys_beside(error["loc"]), n=1, cutoff=0.6)
         hint = f"; did you mean {close[0]}?" if close else ""
         return Problem(dotted, f"there is no such key{hint}", line)
     if error["type"] == "missing":
-        return Problem(dotted, "is needed and not there", line)
+        return Problem(dotted, "is needed and not there", document.lines.get(path[:-1]))
     value = "" if any(secret in dotted for secret in SECRETS) else f"; it is {_shown(error['input'])}"
     return Problem(dotted, f"{error['msg'].lower()}{value}", line)
 

@@ -1,0 +1,222 @@
+"""Metrics that can answer, health that tells the truth, logs that both people and machines can read."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from stream_ad.monitoring import Metrics, MonitoringServer, OncePerMinute, configure_logs
+from stream_ad.monitoring.histogram import BatchHistogram
+from stream_ad.monitoring.metrics import SCORE_EDGES
+from stream_ad.records import NO_TIMESTAMP, Decoded, RawBatch, RecordSchema, Verdicts, make_decoder
+
+NOW = 1_930_381_200.0
+
+
+def a_batch(scores: list[float], stamps: list[int] | None = None) -> tuple[Decoded, Verdicts]:
+    n = len(scores)
+    values: list[bytes | None] = [b'{"a": 1}'] * n
+    times = np.array(stamps if stamps is not None else [NO_TIMESTAMP] * n, np.int64)
+    raw = RawBatch(values, [None] * n, [()] * n, times, ["t"] * n, np.full(n, 2, np.int32), np.arange(n))
+    score = np.array(scores)
+    flagged = np.flatnonzero(score >= 1.0)
+    verdicts = Verdicts(
+        status=np.where(np.isnan(score), 2, 0).astype(np.uint8),
+        score=score,
+        p_value=score,
+        is_anomaly=score >= 1.0,
+        flagged=flagged,
+        expected=np.zeros((len(flagged), 2)),
+        attribution=np.zeros((len(flagged), 2)),
+        imputed=np.zeros(n, np.bool_),
+        model="m",
+    )
+    return make_decoder(RecordSchema(("a", "b"))).decode(raw), verdicts
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(["a", "b"], "0.0")
+
+
+@pytest.fixture
+def server(metrics: Metrics) -> Iterator[MonitoringServer]:
+    server = MonitoringServer(metrics, lambda: ["no model yet"], lambda: {"rows": 3}, "127.0.0.1", 0)
+    server.start()
+    yield server
+    server.close()
+
+
+def get(server: MonitoringServer, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def series(server: MonitoringServer) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    found = {}
+    for family in text_string_to_metric_families(get(server, "/metrics")[1]):
+        for sample in family.samples:
+            found[(sample.name, tuple(sorted(sample.labels.items())))] = sample.value
+    return found
+
+
+def value(server: MonitoringServer, name: str, **labels: str) -> float:
+    return series(server)[(name, tuple(sorted(labels.items())))]
+
+
+def test_scores_above_the_threshold_are_the_anomalies(metrics: Metrics, server: MonitoringServer) -> None:
+    metrics.observe_batch(*a_batch([0.2, 0.99, 1.01, 40.0, 900.0, np.nan]), NOW)
+    count = value(server, "stream_ad_score_count")
+    assert count == 5.0, "NaN is never observed"
+    assert count - value(server, "stream_ad_score_bucket", le="1.0") == value(server, "stream_ad_anomalies_total") == 3.0
+    assert value(server, "stream_ad_score_bucket", le="+Inf") == 5.0
+    assert np.isfinite(value(server, "stream_ad_score_sum"))
+    assert value(server, "stream_ad_records_total", result="unscored") == 1.0
+    assert max(SCORE_EDGES) > 100
+
+
+def test_a_batch_histogram_counts_as_a_histogram_does() -> None:
+    histogram = BatchHistogram("x", "x", (1.0, 2.0))
+    histogram.observe(np.array([0.5, 1.0, 1.5, 2.0, 3.0, np.inf, np.nan]))
+    (family,) = histogram.collect()
+    buckets = {s.labels["le"]: s.value for s in family.samples if s.name == "x_bucket"}
+    assert buckets == {"1.0": 2.0, "2.0": 4.0, "+Inf": 5.0}
+
+
+def test_latency_is_never_negative_and_needs_a_time_stamp(metrics: Metrics, server: MonitoringServer) -> None:
+    stamps = [int(NOW * 1000) - 250, int(NOW * 1000) + 3_600_000, NO_TIMESTAMP]
+    metrics.observe_batch(*a_batch([0.1, 0.1, 0.1], stamps), NOW)
+    assert value(server, "stream_ad_record_latency_seconds_count") == 2.0
+    assert value(server, "stream_ad_record_latency_seconds_sum") == pytest.approx(0.25)
+
+
+def test_lag_of_partitions_that_went_away_disappears(metrics: Metrics, server: MonitoringServer) -> None:
+    metrics.observe_batch(*a_batch([0.1], [int(NOW * 1000) - 5000]), NOW)
+    metrics.set_lag([("t", 2, 7), ("t", 3, 0)], NOW)
+    assert value(server, "stream_ad_consumer_lag_records", topic="t", partition="2") == 7.0
+    assert value(server, "stream_ad_consumer_lag_seconds", topic="t", partition="2") == pytest.approx(5.0)
+    metrics.set_lag([("t", 3, 0)], NOW)
+    left = {labels for name, labels in series(server) if name.startswith("stream_ad_consumer_lag")}
+    assert left == {(("partition", "3"), ("topic", "t"))}
+
+
+def test_lag_in_seconds_is_nought_at_the_end_and_never_negative(metrics: Metrics, server: MonitoringServer) -> None:
+    metrics.observe_batch(*a_batch([0.1], [int(NOW * 1000) + 99_000]), NOW)
+    metrics.set_lag([("t", 2, 5)], NOW)
+    assert value(server, "stream_ad_consumer_lag_seconds", topic="t", partition="2") == 0.0
+
+
+def test_alert_ratio_looks_back_on_the_latest_rows(metrics: Metrics, server: MonitoringServer) -> None:
+    metrics.observe_batch(*a_batch([2.0] * 5000), NOW)
+    assert value(server, "stream_ad_alert_ratio") == 1.0
+    metrics.observe_batch(*a_batch([0.1] * 15_000), NOW)
+    assert value(server, "stream_ad_alert_ratio") == 0.0
+
+
+def test_source_counters_only_grow(metrics: Metrics, server: MonitoringServer) -> None:
+    metrics.set_source_counters(400, 1, 0, 2)
+    metrics.set_source_counters(400, 1, 1, 2)
+    assert value(server, "stream_ad_lost_records_total") == 400.0
+    assert value(server, "stream_ad_commit_failures_total") == 1.0
+
+
+def test_trainings_and_the_live_model(metrics: Metrics, server: MonitoringServer) -> None:
+    metrics.training_finished("rows", "killed", 12.0)
+    assert value(server, "stream_ad_trainings_total", trigger="rows", result="killed") == 1.0
+    metrics.model_swapped("v1", 0.0)
+    metrics.model_swapped("v2", 0.0)
+    assert ("stream_ad_model_info", (("version", "v1"),)) not in series(server)
+    assert value(server, "stream_ad_model_info", version="v2") == 1.0
+    assert value(server, "stream_ad_model_age_seconds") > 1e9
+
+
+def test_missing_share_by_feature(metrics: Metrics, server: MonitoringServer) -> None:
+    metrics.observe_batch(*a_batch([0.1, 0.1]), NOW)
+    assert value(server, "stream_ad_feature_missing_ratio", feature="b") == 1.0
+    assert value(server, "stream_ad_feature_missing_ratio", feature="a") == 0.0
+
+
+def test_two_workers_in_one_process_do_not_clash(metrics: Metrics) -> None:
+    other = Metrics(["a"], "0.0")
+    other.training_finished("rows", "accepted", 1.0)
+    assert metrics.registry is not other.registry
+
+
+def test_health_and_status(server: MonitoringServer) -> None:
+    assert get(server, "/livez") == (200, "alive\n")
+    code, body = get(server, "/readyz")
+    assert (code, json.loads(body)) == (503, {"ready": False, "reasons": ["no model yet"]})
+    assert json.loads(get(server, "/api/status")[1]) == {"rows": 3}
+    assert "<td>rows</td><td>3</td>" in get(server, "/")[1]
+    assert get(server, "/favicon.ico")[0] == 404
+
+
+def test_a_port_that_is_taken_is_named(metrics: Metrics) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"monitoring.port {port}"):
+            MonitoringServer(metrics, list, dict, "127.0.0.1", port).start()
+
+
+@pytest.fixture
+def root_logger() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def logged(log_format: str, **extra: Any) -> str:
+    stream = io.StringIO()
+    configure_logs(log_format, "info", stream)
+    try:
+        raise ValueError("why")
+    except ValueError:
+        logging.getLogger("x").warning("it %s", "broke", extra=extra, exc_info=True)
+    return stream.getvalue()
+
+
+def test_logs_for_machines_are_one_object_a_line(root_logger: None) -> None:
+    line = json.loads(logged("auto", rows=3))
+    assert (line["level"], line["message"], line["rows"]) == ("warning", "it broke", 3)
+    assert "ValueError: why" in line["traceback"]
+
+
+def test_logs_for_people(root_logger: None) -> None:
+    text = logged("human", rows=3)
+    assert "warning it broke  rows=3" in text
+    assert "ValueError: why" in text
+
+
+def test_one_line_a_minute_of_a_kind(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("stream_ad.monitoring.logs.time.monotonic", lambda: clock[0])
+    once = OncePerMinute()
+    log = logging.getLogger("x")
+    clock[0] = 100.0
+    for _ in range(1000):
+        once.log(log, logging.WARNING, "parse", "bad record")
+    once.log(log, logging.WARNING, "other", "another")
+    clock[0] = 161.0
+    once.log(log, logging.WARNING, "parse", "bad record")
+    assert [record.getMessage() for record in caplog.records] == [
+        "bad record",
+        "another",
+        "bad record (999 more like it since the last such line)",
+    ]

@@ -1,0 +1,175 @@
+"""The model registry: complete or not there, checked, and never without a way back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stream_ad.registry import ModelRegistry, RegistryError, SchemaMismatch, Snapshot, SnapshotError, require_schema
+
+
+def a_snapshot(accepted: bool = True, **changes: Any) -> Snapshot:
+    settings: dict[str, Any] = {
+        "version": "",
+        "weights": {"layer.weight": torch.arange(6.0).reshape(2, 3), "mean": torch.tensor([1e300], dtype=torch.float64)},
+        "description": {"kind": "test", "n": 3},
+        "schema_fingerprint": "f1",
+        "features": ["a", "b"],
+        "report": {"rows": 10, "share": float("nan")},
+        "verdict": {"accepted": accepted, "reasons": [] if accepted else ["bad"]},
+        "created_at": 1_930_381_200.0,
+        "window": {"values": np.array([[1.9e9 + 0.1, np.nan]])},
+    }
+    return Snapshot(**(settings | changes))
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> ModelRegistry:
+    return ModelRegistry(str(tmp_path / "models"), keep=3)
+
+
+def test_what_is_saved_comes_back(registry: ModelRegistry) -> None:
+    version = registry.save(a_snapshot())
+    found = registry.load(version)
+    assert found.version == version
+    torch.testing.assert_close(found.weights, a_snapshot().weights, rtol=0, atol=0)
+    np.testing.assert_array_equal(found.window["values"], a_snapshot().window["values"])  # type: ignore[index]  # it has one
+    assert found.description == {"kind": "test", "n": 3}
+    assert found.report == {"rows": 10, "share": None}, "strict JSON knows no NaN"
+
+
+def test_versions_sort_by_time(registry: ModelRegistry) -> None:
+    versions = [registry.save(a_snapshot()) for _ in range(5)]
+    assert len(set(versions)) == 5
+    assert [v.split("-")[0] for v in registry.versions()] == sorted(v.split("-")[0] for v in versions)
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "window.safetensors"])
+def test_a_damaged_file_is_refused_by_name(registry: ModelRegistry, file: str) -> None:
+    version = registry.save(a_snapshot())
+    path = registry.path / version / file
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(SnapshotError, match=rf"{file} is damaged"):
+        registry.load(version)
+    path.unlink()
+    with pytest.raises(SnapshotError, match=f"{file} is missing"):
+        registry.load(version)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}'])
+def test_a_torn_description_is_refused(registry: ModelRegistry, content: str) -> None:
+    version = registry.save(a_snapshot())
+    (registry.path / version / "model.json").write_text(content)
+    with pytest.raises(SnapshotError):
+        registry.load(version)
+
+
+def test_a_damaged_live_model_gives_way_to_the_newest_good_one(registry: ModelRegistry) -> None:
+    good, rejected, live = (registry.save(a_snapshot(accepted)) for accepted in (True, False, True))
+    registry.set_live(live)
+    (registry.path / live / "weights.safetensors").write_bytes(b"")
+    found = registry.load_live()
+    assert found is not None
+    assert found.version == good
+    assert rejected in registry.versions()
+
+
+@pytest.mark.parametrize("content", [b"", b"2031", b"\xff\xfe", b"../../etc/passwd", b"20310304T090000000-abcd"])
+def test_a_pointer_that_cannot_be_made_out_is_no_pointer(registry: ModelRegistry, content: bytes) -> None:
+    registry.save(a_snapshot())
+    assert registry.live() is None
+    (registry.path / "live").write_bytes(content)
+    assert registry.live() is None
+    assert registry.load_live() is None
+
+
+def test_the_pointer_may_be_a_symbolic_link_that_is_swapped(registry: ModelRegistry) -> None:
+    first, second = registry.save(a_snapshot()), registry.save(a_snapshot())
+    for name, version in (("one", first), ("two", second)):
+        (registry.path / name).write_text(version)
+    (registry.path / "live").symlink_to("one")
+    assert registry.live() == first
+    (registry.path / "next").symlink_to("two")
+    (registry.path / "next").rename(registry.path / "live")
+    assert registry.live() == second
+
+
+def test_only_what_is_there_becomes_live(registry: ModelRegistry) -> None:
+    with pytest.raises(SnapshotError, match="there is no model"):
+        registry.set_live("20310304T090000000-abcd")
+
+
+def test_rollback_goes_to_the_accepted_one_before(registry: ModelRegistry) -> None:
+    first, _, second = (registry.save(a_snapshot(accepted)) for accepted in (True, False, True))
+    registry.set_live(second)
+    assert registry.rollback() == first
+    assert registry.live() == first
+    with pytest.raises(RegistryError, match="no accepted model before"):
+        registry.rollback()
+    assert registry.rollback(second) == second
+
+
+def test_pruning_keeps_the_newest_and_the_live_one(registry: ModelRegistry) -> None:
+    versions = [registry.save(a_snapshot()) for _ in range(6)]
+    versions.sort()
+    registry.set_live(versions[0])
+    registry.prune()
+    assert registry.versions() == [versions[0], *versions[3:]]
+
+
+def test_what_a_crash_left_is_no_model_and_is_removed_later(registry: ModelRegistry) -> None:
+    registry.save(a_snapshot())
+    leftover = registry.path / ".tmp-20310304T090000000-abcd"
+    leftover.mkdir()
+    (leftover / "weights.safetensors").write_bytes(b"half")
+    assert len(registry.versions()) == 1
+    registry.prune()
+    assert leftover.exists(), "another process may just be writing it"
+    os.utime(leftover, (0, 0))
+    registry.prune()
+    assert not leftover.exists()
+
+
+def test_a_save_that_fails_leaves_nothing(registry: ModelRegistry) -> None:
+    with pytest.raises(TypeError):
+        registry.save(a_snapshot(description={"not": object()}))
+    assert list(registry.path.iterdir()) == []
+
+
+def test_the_window_of_the_last_run(registry: ModelRegistry) -> None:
+    registry.check_writable()
+    assert registry.load_window() is None
+    registry.save_window({"values": np.array([[1.0, np.nan]])})
+    np.testing.assert_array_equal(registry.load_window()["values"], [[1.0, np.nan]])  # type: ignore[index]  # it is there
+    path = registry.path / "window.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert registry.load_window() is None
+
+
+def test_a_model_of_another_schema_is_refused_with_the_difference() -> None:
+    snapshot = a_snapshot()
+    require_schema(snapshot, "f1", ["a", "b"])
+    with pytest.raises(SchemaMismatch, match=r"new: c; gone: b.*registry.path"):
+        require_schema(snapshot, "f2", ["a", "c"])
+    with pytest.raises(SchemaMismatch, match="another order"):
+        require_schema(snapshot, "f3", ["b", "a"])
+
+
+def test_a_folder_that_cannot_be_made_is_found_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RegistryError, match="registry.path"):
+        ModelRegistry(str(tmp_path / "file" / "models"), 3).check_writable()
+
+
+def test_listing_skips_what_cannot_be_read(registry: ModelRegistry) -> None:
+    good, torn = registry.save(a_snapshot()), registry.save(a_snapshot())
+    (registry.path / torn / "model.json").write_text("{")
+    (summary,) = registry.list()
+    assert (summary.version, summary.created) == (good, "2031-03-04T09:00:00+00:00")
