@@ -106,7 +106,20 @@ class Bench:
         config = {"message.timestamp.type": "LogAppendTime"}
         self._admin.create_topics([NewTopic(topic, PARTITIONS, 1, config=config)])[topic].result()
         self._topics.append(topic)
+        self._await_leaders(topic)
         return topic
+
+    def _await_leaders(self, topic: str) -> None:
+        """A new topic is known a moment before its partitions take requests."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                self._ends(topic)
+                return
+            except confluent_kafka.KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(LOOK_SECONDS)
 
     def delete_topics(self) -> None:
         for future in self._admin.delete_topics(self._topics).values():
@@ -143,7 +156,7 @@ class Bench:
         """Put a model into the registry that all runs of the worker use."""
         history = self._folder / "history.jsonl"
         history.write_bytes(b"\n".join(self.rows(TRAINING_ROWS, np.random.default_rng(2))) + b"\n")
-        config = self._config("unused", "unused", "unused")
+        config = self._config("scores", "dead-letters", "unused")
         command = [*stream_ad("train"), "-c", str(config), "--input", str(history)]
         trained = subprocess.run(command, capture_output=True, text=True, check=False)
         if trained.returncode:
@@ -168,8 +181,7 @@ class Bench:
             "source": connection | {"topics": [self.source], "group": group},
             "schema": {"features": self._features},
             "training": {"every_rows": None, "every_seconds": None},
-            "sink": connection
-            | {"topic": target, "anomalies_topic": None, "dead_letter_topic": dead_letters},
+            "sink": connection | {"topic": target, "anomalies_topic": None, "dead_letter_topic": dead_letters},
             "registry": {"path": str(self._folder / "models")},
             "monitoring": {"host": "127.0.0.1", "port": 0},
         }
@@ -197,13 +209,9 @@ class Bench:
                 if child.returncode is None:
                     child.kill()
                     child.wait()
-        return Measurement(
-            kind, self.records / self._seconds(target), 1e6 * cpu / rows, usage.ru_maxrss / 1024
-        )
+        return Measurement(kind, self.records / self._seconds(target), 1e6 * cpu / rows, usage.ru_maxrss / 1024)
 
-    def _watch(
-        self, process: psutil.Process, target: str, advance: Callable[[int], object]
-    ) -> tuple[int, float]:
+    def _watch(self, process: psutil.Process, target: str, advance: Callable[[int], object]) -> tuple[int, float]:
         """Wait for all outputs; return how many came after the first ones, and the CPU seconds for these."""
         seen, first_seen, first_cpu = 0, 0, 0.0
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -232,9 +240,7 @@ class Bench:
     def _ends(self, topic: str) -> list[tuple[int, int]]:
         """Partition and number of records, of those that have any."""
         wanted = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in range(PARTITIONS)}
-        ends = [
-            (tp.partition, future.result().offset) for tp, future in self._admin.list_offsets(wanted).items()
-        ]
+        ends = [(tp.partition, future.result().offset) for tp, future in self._admin.list_offsets(wanted).items()]
         return [(partition, end) for partition, end in ends if end > 0]
 
     def _seconds(self, topic: str) -> float:
@@ -327,9 +333,7 @@ def measure(bench: Bench, repeats: int, console: Console) -> list[Measurement]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bootstrap", metavar="HOST:PORT", help="a running broker; else one is started")
     parser.add_argument("--records", type=int, default=300_000)
     parser.add_argument("--repeats", type=int, default=3)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -305,12 +305,12 @@ def models_list(config: ConfigPath = DEFAULT_CONFIG, overrides: Overrides = None
     """All models in the registry, the newest first."""
     registry = open_registry(read_config(config, overrides))
     live = registry.live()
-    table = Table("version", "", "created (UTC)", "rows", "trigger", "gate")
+    table = Table(Column("version", no_wrap=True), "", "created (UTC)", "rows", "trigger", "gate")
     for summary in reversed(registry.list()):
         gate = "accepted" if summary.accepted else "rejected: " + "; ".join(summary.reasons)
         mark = "live" if summary.version == live else ""
         rows, trigger = str(summary.report.get("rows", "")), str(summary.report.get("trigger", ""))
-        table.add_row(summary.version, mark, summary.created, rows, trigger, gate)
+        table.add_row(summary.version, mark, summary.created[:19], rows, trigger, gate)
     out.print(table)
 
 

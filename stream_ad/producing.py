@@ -68,7 +68,7 @@ def produce_records(
     """
     if not isinstance(config.source, KafkaSource):
         raise ConfigurationError("source.type must be kafka to produce: it names the topic that is filled")
-    from stream_ad.transports.kafka_connection import probe
+    from stream_ad.transports.kafka_probe import probe
     from stream_ad.transports.kafka_producer import close_producer, make_producer, settle
 
     topic = config.source.topics[0]

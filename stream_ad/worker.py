@@ -107,6 +107,9 @@ class Worker:
             return self._fail(EXIT_MISCONFIGURED, error)
         except TransportError as error:
             return self._fail(EXIT_FAILED, error)
+        except Exception as error:  # a log line with its traceback, and a restart, beat a bare one
+            log.exception("unexpected")
+            return self._fail(EXIT_FAILED, error)
         finally:
             self._close(source, sink)
 

@@ -49,9 +49,15 @@ appender.stderr.layout.type = PatternLayout
 appender.stderr.layout.pattern = [%d] %p %m (%c)%n
 """
 
-# Runs its arguments until they end or our end of its standard input closes, which the operating system does
-# for us however this process dies.
-KEEPER = 'exec 3<&0; "$@" </dev/null & child=$!; (cat <&3 >/dev/null; kill -9 $child) & wait $child'
+# Runs a command, its arguments but for the first, until it ends or our end of its standard input closes, which
+# the operating system does for us however this process dies; then removes the folder that is the first.
+KEEPER = """exec 3<&0
+folder=$1; shift
+"$@" </dev/null & child=$!
+(cat <&3 >/dev/null; kill -9 $child) &
+wait $child
+rm -rf "$folder"
+"""
 
 
 class NoKafka(Exception):
@@ -141,18 +147,19 @@ def _java_broker(port: int, extra: dict[str, str]) -> Iterator[None]:
         with (folder / "log").open("w") as log:
             subprocess.run(storage, check=True, stdout=log, stderr=log, timeout=60)
             process = subprocess.Popen(
-                ["sh", "-c", KEEPER, "kafka", *java, "kafka.Kafka", str(server)],
+                ["sh", "-c", KEEPER, "kafka", str(folder), *java, "kafka.Kafka", str(server)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         try:
-            _await(f"127.0.0.1:{port}")
+            try:
+                _await(f"127.0.0.1:{port}")
+            except KafkaException:
+                sys.stderr.write((folder / "log").read_text())
+                raise
             yield
-        except KafkaException:
-            sys.stderr.write((folder / "log").read_text())
-            raise
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -183,9 +190,9 @@ def main() -> None:
     topics = ["plant", "stream-ad.scores", "stream-ad.anomalies", "stream-ad.dead-letters"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with broker(9092) as bootstrap:
-        made = AdminClient({"bootstrap.servers": bootstrap}).create_topics([NewTopic(t, 4) for t in topics])
-        for outcome in made.values():
-            outcome.result()
+        admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+        for made in admin.create_topics([NewTopic(topic, 4) for topic in topics]).values():
+            made.result()
         sys.stdout.write(f"Kafka {VERSION} on localhost:9092, topics {', '.join(topics)}; Ctrl-C ends it.\n")
         sys.stdout.flush()
         try:

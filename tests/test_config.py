@@ -188,7 +188,10 @@ def test_connection_settings_left_out_of_the_sink_are_the_sources(tmp_path: Path
     found = read(tmp_path, SMALL, "source.bootstrap_servers=far:9092", "sink.ssl_check_hostname=false")
     assert found.sink.bootstrap_servers == "far:9092"
     assert not found.sink.ssl_check_hostname
-    assert read(tmp_path, SMALL, "source.bootstrap_servers=far:1", "sink.bootstrap_servers=near:2").sink.bootstrap_servers == "near:2"
+    assert (
+        read(tmp_path, SMALL, "source.bootstrap_servers=far:1", "sink.bootstrap_servers=near:2").sink.bootstrap_servers
+        == "near:2"
+    )
 
 
 def test_a_file_source_needs_no_kafka(tmp_path: Path) -> None:

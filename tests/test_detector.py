@@ -235,3 +235,10 @@ def test_scores_go_on_ranking_beyond_all_that_was_seen() -> None:
     score, p = calibration(torch.tensor([5.0, 10.0, 50.0, 100.0]))
     assert (torch.diff(score) > 0.0).all()
     assert (p > 0.0).all()
+
+
+def test_no_rows_no_scores(detector: Detector) -> None:
+    found = detector.judge(np.empty((0, 6)))
+    assert found.score.shape == (0,)
+    assert found.reconstruction.shape == (0, 6)
+    assert detector.explain(np.empty((0, 6)))[1].shape == (0, 6)

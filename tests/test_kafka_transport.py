@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+from kafka import OffsetAndMetadata, TopicPartition
 
 from stream_ad import config
 from stream_ad.records import NO_TIMESTAMP, DeadLetter
@@ -57,7 +58,7 @@ def sink(kafka: Kafka, topic: str) -> Iterator[KafkaSink]:
         anomalies_topic=f"{topic}.anomalies",
         dead_letter_topic=f"{topic}.dead",
         bootstrap_servers=kafka.bootstrap,
-        delivery_timeout=5.0,
+        delivery_timeout=3.0,
     )
     sink = KafkaSink(settings, [topic])
     sink.open()
@@ -334,11 +335,7 @@ class TestWhereReadingBegins:
         kafka.produce(topic, numbered(50))
         reader = source()
         reader.poll(20.0)
-        reader._consumer.commit(
-            {
-                kafka_source.TopicPartition(topic, 0): kafka_source.OffsetAndMetadata(1000, "", -1),
-            }
-        )
+        reader._consumer.commit({TopicPartition(topic, 0): OffsetAndMetadata(1000, "", -1)})
         reader.close()
 
         reader = source()
@@ -430,7 +427,10 @@ class TestConnecting:
                 source.open()
             assert time.monotonic() - start < 5
 
-    def test_tls_to_a_plain_port_and_a_missing_certificate_name_their_key(self, kafka: Kafka, topic: str) -> None:
+    def test_tls_to_a_plain_port_and_a_missing_certificate_name_their_key(
+        self, kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(kafka_connection, "CONNECT_SECONDS", 0.5)
         connection = {"topics": [topic], "bootstrap_servers": kafka.bootstrap, "security_protocol": "SSL"}
         with pytest.raises(ConfigurationError, match=r"source\.ssl_cafile: /no/such/file"):
             KafkaSource(config.KafkaSource.model_validate(connection | {"ssl_cafile": "/no/such/file"})).open()
@@ -440,7 +440,7 @@ class TestConnecting:
     def test_a_wrong_password_an_unknown_mechanism_and_an_address_out_of_reach_are_told_apart(
         self, kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(kafka_connection, "CONNECT_SECONDS", 1.5)
+        monkeypatch.setattr(kafka_connection, "CONNECT_SECONDS", 1.0)
         inside, outside, advertised = free_port(), free_port(), free_port()
         module = "org.apache.kafka.common.security.plain.PlainLoginModule"
         listeners = f"PLAINTEXT://127.0.0.1:{inside},SASL_PLAINTEXT://127.0.0.1:{outside}"

@@ -81,7 +81,9 @@ def test_scores_above_the_threshold_are_the_anomalies(metrics: Metrics, server: 
     metrics.observe_batch(*a_batch([0.2, 0.99, 1.01, 40.0, 900.0, np.nan]), NOW)
     count = value(server, "stream_ad_score_count")
     assert count == 5.0, "NaN is never observed"
-    assert count - value(server, "stream_ad_score_bucket", le="1.0") == value(server, "stream_ad_anomalies_total") == 3.0
+    assert (
+        count - value(server, "stream_ad_score_bucket", le="1.0") == value(server, "stream_ad_anomalies_total") == 3.0
+    )
     assert value(server, "stream_ad_score_bucket", le="+Inf") == 5.0
     assert np.isfinite(value(server, "stream_ad_score_sum"))
     assert value(server, "stream_ad_records_total", result="unscored") == 1.0

@@ -70,7 +70,8 @@ def test_an_absent_field_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("true", 1.0), ("false", 0.0), ('" 12.5 "', 12.5), ('"-3e2"', -300.0), ('".5"', 0.5), ("7", 7.0)]
+    ("text", "number"),
+    [("true", 1.0), ("false", 0.0), ('" 12.5 "', 12.5), ('"-3e2"', -300.0), ('".5"', 0.5), ("7", 7.0)],
 )
 def test_what_is_a_number(text: str, number: float) -> None:
     assert decode([b'{"a": %s, "b": 2}' % text.encode()]).batch.values[0, 0] == number
@@ -169,7 +170,12 @@ def test_paths_lead_into_objects_and_a_key_with_dots_does_not_count() -> None:
 
 
 def test_all_features_in_one_array_field() -> None:
-    values: list[bytes | None] = [b'{"v": {"x": [1, null]}}', b'{"v": {"x": [1, 2, 3]}}', b'{"v": {"x": 7}}', b'{"w": 1}']
+    values: list[bytes | None] = [
+        b'{"v": {"x": [1, null]}}',
+        b'{"v": {"x": [1, 2, 3]}}',
+        b'{"v": {"x": 7}}',
+        b'{"w": 1}',
+    ]
     decoded = decode(values, array_field="v.x")
     assert decoded.batch.values[0, 0] == 1.0
     assert np.isnan(decoded.batch.values[0, 1])
@@ -307,7 +313,13 @@ def test_an_unscored_row_has_null_where_there_is_no_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "shown"), [(None, {"key": None}), (b"", {"key": ""}), ("ü".encode(), {"key": "ü"}), (b"\xff", {"key": "/w==", "key_encoding": "base64"})]
+    ("key", "shown"),
+    [
+        (None, {"key": None}),
+        (b"", {"key": ""}),
+        ("ü".encode(), {"key": "ü"}),
+        (b"\xff", {"key": "/w==", "key_encoding": "base64"}),
+    ],
 )
 def test_keys_that_are_no_text_are_marked(key: bytes | None, shown: dict[str, Any]) -> None:
     batch = make_decoder(RecordSchema(("a", "b"))).decode(raw([b'{"a": 1, "b": 2}'], keys=[key])).batch

@@ -16,7 +16,10 @@ from stream_ad.registry import ModelRegistry, RegistryError, SchemaMismatch, Sna
 def a_snapshot(accepted: bool = True, **changes: Any) -> Snapshot:
     settings: dict[str, Any] = {
         "version": "",
-        "weights": {"layer.weight": torch.arange(6.0).reshape(2, 3), "mean": torch.tensor([1e300], dtype=torch.float64)},
+        "weights": {
+            "layer.weight": torch.arange(6.0).reshape(2, 3),
+            "mean": torch.tensor([1e300], dtype=torch.float64),
+        },
         "description": {"kind": "test", "n": 3},
         "schema_fingerprint": "f1",
         "features": ["a", "b"],
@@ -164,7 +167,7 @@ def test_a_model_of_another_schema_is_refused_with_the_difference() -> None:
 
 def test_a_folder_that_cannot_be_made_is_found_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RegistryError, match="registry.path"):
+    with pytest.raises(RegistryError, match=r"registry\.path"):
         ModelRegistry(str(tmp_path / "file" / "models"), 3).check_writable()
 
 

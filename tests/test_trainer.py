@@ -62,7 +62,7 @@ def outcome_of(trainer: Trainer) -> Outcome:
 
 
 def started_process(trainer: Trainer) -> int:
-    """Process id of the training, once it computes (its niceness is set by then)."""
+    """Process id of the training, once it has stepped back."""
     wait_for(lambda: trainer._process is not None)
     assert trainer._process is not None
     pid = trainer._process.pid

@@ -205,7 +205,7 @@ def test_a_training_longer_than_the_poll_interval_costs_no_partition(kafka: Kafk
         while time.monotonic() - held < 9.0:
             kafka.produce(topics.input, plant_json(plant.rows(50).values, sent))
             sent += 50
-            wait_until(lambda: committed(kafka, topics) == sent, 5)
+            wait_until(lambda sent=sent: committed(kafka, topics) == sent, 5)
         trainer.send_signal(signal.SIGCONT)
         assert worker.metric("stream_ad_rebalances_total") == rebalances
         assert psutil.Process(trainer.pid).nice() == 10
@@ -231,7 +231,7 @@ def test_stopping_during_a_training_leaves_no_process_behind(kafka: Kafka, tmp_p
 
 
 def test_a_broker_that_does_not_answer_is_waited_for_then_given_up(tmp_path: Path) -> None:
-    settings = kafka_config("127.0.0.1:9", Topics(), tmp_path / "models", source__connect_timeout=4)
+    settings = kafka_config("127.0.0.1:9", Topics(), tmp_path / "models", source__connect_timeout=12)
     with RunningWorker(tmp_path, settings) as worker:
         line = worker.wait_for_log("trying again")
         assert "127.0.0.1:9" in line["message"]

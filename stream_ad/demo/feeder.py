@@ -14,15 +14,15 @@ from stream_ad.simulation import SENSORS
 from stream_ad.transports.memory import MemorySource
 from stream_ad.worker import Worker
 
-FIRST_TRAINING_ROWS = 4000
-EVERY_ROWS = 12_000
-FAULT_FREE_ROWS = 8000
+FIRST_TRAINING_ROWS = 6000
+EVERY_ROWS = 10_000
+FAULT_FREE_ROWS = 9000
 """Commissioning. The row after these waits for the first model: a fault that nothing scores shows nothing."""
 
 CHUNK = 20
 """Rows handed over at once; the numbers of rows above are multiples of it."""
 START_PACE = 2000.0
-LEARNING_PACE = 300.0
+LEARNING_PACE = 200.0
 PACE = 900.0
 """Rows a second: until the first training, while it runs, and with a model."""
 LATE_SECONDS = 0.5

@@ -23,7 +23,7 @@ from stream_ad.simulation import SENSORS, Plant
 from stream_ad.transports.memory import MemorySink, MemorySource
 from stream_ad.worker import Worker
 
-ROWS = 42_000
+ROWS = 38_000
 FAULT_RATE = 1.0
 """Faults in a thousand rows."""
 FALSE_ALARM_RATE = 0.005
@@ -122,9 +122,12 @@ def watch(run: Run, board: Scoreboard, view: View, console: Console, live: bool)
                 board.catch_up()
                 screen.refresh()
         return
-    while not run.wait(LINE_SECONDS):
+    next_line = time.monotonic() + LINE_SECONDS
+    while not run.wait(FRAME_SECONDS):
         board.catch_up()
-        console.print(view.line(), markup=False, highlight=False, soft_wrap=True)
+        if time.monotonic() >= next_line:
+            next_line += LINE_SECONDS
+            console.print(view.line(), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -153,7 +156,7 @@ def log_lines(keep: Callable[[str], None]) -> Iterator[None]:
 class LogLines(logging.Handler):
     """Turns records into lines: clock, message and what came with it."""
 
-    EXTRAS = ("trigger", "rows", "seconds", "version")
+    EXTRAS = ("version", "seconds", "rows", "trigger")
 
     def __init__(self, keep: Callable[[str], None]) -> None:
         super().__init__()
@@ -162,4 +165,4 @@ class LogLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         extras = [f"{name}={getattr(record, name)}" for name in self.EXTRAS if hasattr(record, name)]
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        self._keep("  ".join([clock, record.getMessage(), *extras]))
+        self._keep(" ".join([clock, record.getMessage(), *extras]))

@@ -14,6 +14,8 @@ from stream_ad.simulation import KINDS, SENSORS, PlantRows
 
 ALERT_GAP = 20
 """Flagged rows no further apart than this are one alert."""
+RATE_CALLS = 11
+"""Over how many calls of `catch_up` the rate is measured."""
 BLAME_ROWS = 1000.0
 """How many rows `blame` looks back, roughly."""
 
@@ -76,6 +78,7 @@ class Scoreboard:
         """Each sensor's shares in the flagged rows of late, added up."""
         self.alerts: deque[Alert] = deque(maxlen=100)
         self._inbox: deque[tuple[float, list[bytes]]] = deque()
+        self._progress = deque([(time.monotonic(), 0)], maxlen=RATE_CALLS)
 
     def receive(self, keys: list[bytes | None], values: list[bytes], anomalies: list[int]) -> None:
         """Keep a batch of outputs for later: the worker is not to wait for our arithmetic."""
@@ -93,6 +96,7 @@ class Scoreboard:
             for output in outputs:
                 if output["status"] == "scored":
                     self._take_scored(output)
+        self._progress.append((time.monotonic(), self.done))
 
     def _take_scored(self, output: dict[str, Any]) -> None:
         row = output["id"]
@@ -110,6 +114,11 @@ class Scoreboard:
             if earlier.score > alert.score:
                 earlier.last_row, alert = row, earlier
         self.alerts.append(alert)
+
+    def rate(self) -> float:
+        """Rows a second of late."""
+        (start, before), (now, done) = self._progress[0], self._progress[-1]
+        return (done - before) / max(1e-9, now - start)
 
     def faults(self) -> dict[int, bool]:
         """Whether each fault that models have scored to its end was found: any of its rows flagged."""

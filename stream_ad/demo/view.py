@@ -20,7 +20,8 @@ SPARK_ROWS = 100
 """Rows in one column of the score line."""
 HIGHEST_SCORE = 16.0
 """The score at which the upper half of the score line is full."""
-BLAME_BAR = 8
+BLAME_BAR = 16
+"""Characters of a full bar."""
 BLAME_FULL = 40.0
 """Flagged rows of late at which a sensor's bar is full."""
 
@@ -40,11 +41,11 @@ class View:
         width = options.max_width - 4
         layout = Layout()
         layout.split_column(
-            Layout(Panel(self._header(), title=f"stream_ad on a simulated plant, seed {self._seed}"), size=4),
-            Layout(Panel(self._scores(width), title="score: the upper line is above the threshold 1.0"), size=4),
-            Layout(Panel(self._sensors(), title="which sensors the alerts blame"), size=6),
-            Layout(Panel(self._alerts(max(1, options.size.height - 21)), title="last alerts"), ratio=1),
-            Layout(Group(*(Text(event, style="dim", no_wrap=True) for event in self._events[-2:])), size=2),
+            Layout(self._header(), size=3),
+            Layout(Panel(self._scores(width), title="score: in the upper line above the threshold"), size=4),
+            Layout(Panel(self._sensors(), title="sensors to blame for the alerts of late"), size=8),
+            Layout(Panel(self._alerts(max(1, options.size.height - 20)), title="last alerts"), ratio=1),
+            Layout(self._last_events(), size=2),
         )
         yield layout
 
@@ -52,20 +53,22 @@ class View:
         """The same in one line of text."""
         status, faults = self._status(), self._board.faults()
         return (
-            f"row {self._board.done:>6}  {status['rate']:>6.0f} rows/s  {self._state(status)}  "
+            f"row {self._board.done:>6}  {self._board.rate():>5.0f} rows/s  {self._state(status):<23}  "
             f"{sum(faults.values())} of {len(faults)} faults found  "
             f"false alarms {self._board.false_alarm_rate():.2%}"
         )
 
     def _header(self) -> Text:
         status, faults = self._status(), self._board.faults()
-        first = f"{self._board.done:,} rows  {status['rate']:.0f}/s  window {status['window_rows']:,}  "
-        second = (
-            f"faults found {sum(faults.values())} of {len(faults)}   "
-            f"false alarms {self._board.false_alarm_rate():.2%} of normal rows   swaps {status['swaps']}"
+        return (
+            Text(no_wrap=True)
+            .append(f"stream_ad watches a simulated plant, seed {self._seed}: ", style="bold")
+            .append(self._state(status) + "\n", style="bold cyan")
+            .append(f"{self._board.done:,} rows, {self._board.rate():,.0f}/s   ")
+            .append(f"window {status['window_rows']:,} rows   models swapped in: {status['swaps']}\n")
+            .append(f"faults found: {sum(faults.values())} of {len(faults)}   ")
+            .append(f"false alarms: {self._board.false_alarm_rate():.2%} of normal rows")
         )
-        text = Text(first, no_wrap=True)
-        return text.append(self._state(status), style="bold cyan").append("\n").append(second)
 
     @staticmethod
     def _state(status: dict[str, Any]) -> str:
@@ -75,6 +78,8 @@ class View:
 
     def _scores(self, width: int) -> Text:
         """Two lines of bars, each bar the highest score of `SPARK_ROWS` rows: below 1.0, and above it."""
+        if not np.isfinite(self._board.score).any():
+            return Text("none yet: the first model is still to be learned", style="dim")
         columns = -(-self._board.done // SPARK_ROWS)
         first = max(0, columns - width) * SPARK_ROWS
         scores = np.nan_to_num(self._board.score[first : columns * SPARK_ROWS])
@@ -87,15 +92,20 @@ class View:
         )
 
     def _sensors(self) -> Table:
-        """Three columns of four: name, and a bar for the sensor's shares in the alerts of late."""
+        """Two columns of six: name, and a bar for the sensor's shares in the alerts of late."""
         table = Table.grid(expand=True)
         cells = []
         for name, blame in zip(SENSORS, self._board.blame, strict=True):
-            full = min(1.0, blame / BLAME_FULL) * BLAME_BAR
-            cells.append(Text(f"{name:<17.17} ").append("█" * int(full) + bar(full % 1.0), style="red"))
-        for row in range(4):
-            table.add_row(*cells[row::4])
+            eighths = round(8 * BLAME_BAR * min(1.0, blame / BLAME_FULL))
+            filled = BARS[8] * (eighths // 8) + BARS[eighths % 8].strip()
+            cells.append(Text(f"{name:<20}", no_wrap=True).append(filled, style="red"))
+        half = len(cells) // 2
+        for left, right in zip(cells[:half], cells[half:], strict=True):
+            table.add_row(left, right)
         return table
+
+    def _last_events(self) -> Text:
+        return Text("\n".join(self._events[-2:]), style="dim", no_wrap=True, overflow="ellipsis")
 
     def _alerts(self, lines: int) -> Table:
         table = Table(box=None, expand=True, padding=(0, 1, 0, 0))
@@ -142,10 +152,10 @@ def report_lines(summary: Summary) -> list[str]:
     verdict = "Good" if found >= 0.9 and ratio <= 2.0 else "Not good enough"
     p50, p99 = 1000 * summary.latency_p50_seconds, 1000 * summary.latency_p99_seconds
     return [
-        f"The right sensor was named first in {summary.right_feature_share:.0%} of the found faults.",
-        f"{summary.trainings} trainings, {summary.swaps} models swapped in while scoring went on.",
-        f"Latency from source to output: p50 {p50:.0f} ms, p99 {p99:.0f} ms.",
-        f"{summary.rows:,} rows in {summary.seconds:.0f} s, seed {summary.seed}.",
+        f"Faults: {found:.0%} found; in {summary.right_feature_share:.0%} of these the right sensor was named.",
         f"False alarms: {summary.false_alarm_rate:.2%} of normal rows, {ratio:.2f} times the budget.",
-        f"{verdict}: {found:.0%} of the faults found (90 % wanted), false alarms at most twice the budget wanted.",
+        f"Latency from source to output: p50 {p50:.0f} ms, p99 {p99:.0f} ms.",
+        f"Trainings: {summary.trainings}, models swapped in: {summary.swaps}, while scoring went on.",
+        f"{summary.rows:,} rows in {summary.seconds:.0f} s, seed {summary.seed}.",
+        f"{verdict} (wanted: 90 % of the faults found, false alarms at most twice the budget).",
     ]

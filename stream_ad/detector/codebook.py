@@ -61,5 +61,5 @@ def distances(points: Tensor, prototypes: Tensor) -> Tensor:
 
 def nearest(distance: Tensor, groups: int = GROUPS) -> tuple[Tensor, Tensor]:
     """distance [n, k] -> minimum over all [n], mean of the groups' minima [n]."""
-    minima = distance.reshape(distance.shape[0], groups, -1).amin(dim=2)
+    minima = distance.reshape(distance.shape[0], groups, distance.shape[1] // groups).amin(dim=2)
     return minima.amin(dim=1), minima.mean(dim=1)

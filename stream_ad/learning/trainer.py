@@ -24,6 +24,9 @@ log = logging.getLogger("stream_ad.trainer")
 
 FOLDER_PREFIX = ".training-"
 LOG_TAIL = 4000
+NICENESS = 10
+OOM_SCORE = "600"
+"""If memory runs out, the trainer goes and the scorer stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class Trainer:
                 env=environment,
                 start_new_session=True,
             )
+        step_back(self._process.pid)
         if self._stopping.is_set():
             self._process.kill()
         try:
@@ -129,6 +133,18 @@ class Trainer:
             hint = ": out of memory? Give it more, or lower training.window_rows" if -code == signal.SIGKILL else ""
             return "killed", None, f"ended by signal {-code}{hint}"
         return "error", None, f"exit code {code}\n{written}"
+
+
+def step_back(pid: int) -> None:
+    """Let a training give way to the scorer: for the processor, and when memory runs out.
+
+    Done from here, since the training's own first seconds go into imports.
+    """
+    try:
+        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
+        Path(f"/proc/{pid}/oom_score_adj").write_text(OOM_SCORE)
+    except OSError as error:
+        log.debug("training at the priority of the worker: %s", error)
 
 
 def remove_leftovers(registry: Path) -> None:

@@ -19,9 +19,6 @@ import numpy as np
 JOB_FILE = "job.json"
 WINDOW_FILE = "window.safetensors"
 RESULT_FILE = "result.json"
-NICENESS = 10
-OOM_SCORE = "600"
-"""If memory runs out, the trainer goes and the scorer stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +116,6 @@ def report(job: Job, rows: np.ndarray[Any, np.dtype[np.float64]], seconds: float
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    os.nice(NICENESS)
-    try:
-        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
-    except OSError:
-        sys.stderr.write("trainer: the kernel does not take an oom_score_adj\n")
     result = run(folder)
     partial = folder / (RESULT_FILE + ".part")
     partial.write_text(json.dumps(asdict(result)))

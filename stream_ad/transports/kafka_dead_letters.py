@@ -11,7 +11,7 @@ from kafka.serializer import Serializer
 from stream_ad import config
 from stream_ad.records import NO_TIMESTAMP, DeadLetter
 from stream_ad.transports.base import DeliveryError, TransportError
-from stream_ad.transports.kafka_connection import max_message_bytes
+from stream_ad.transports.kafka_probe import max_message_bytes
 from stream_ad.transports.kafka_producer import close_producer, make_producer, settle
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from kafka.partitioner import murmur2
 from stream_ad import config
 from stream_ad.records import DeadLetter
 from stream_ad.transports.base import ConfigurationError, DeliveryError, TransportError
-from stream_ad.transports.kafka_connection import max_message_bytes, probe
 from stream_ad.transports.kafka_dead_letters import DeadLetterWriter
+from stream_ad.transports.kafka_probe import max_message_bytes, probe
 from stream_ad.transports.kafka_producer import close_producer, make_producer, settle
 
 # The hash by which all Kafka clients choose a key's partition takes as long in Python as the rest of a send.
