@@ -40,7 +40,7 @@ from rich.table import Table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARTITIONS = 4
-TRAINING_ROWS = 10_000
+TRAINING_ROWS = 5000
 CHUNK = 10_000
 LATENT = 6
 """Independent causes behind the correlated features."""

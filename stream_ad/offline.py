@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stream_ad.config import Config, FileSink, KafkaSource
+from stream_ad.config import Config, FileSink, FileSource, KafkaSource
 from stream_ad.detector import Detector, TrainingError
 from stream_ad.learning import LoadedModel, suspicious_values, too_coarse_for_float32
 from stream_ad.records import BadRecord, Decoded, RecordSchema, dead_letters, encode, make_decoder
@@ -136,7 +136,7 @@ def read(config: Config, schema: RecordSchema) -> Iterator[Decoded]:
         alone = config.source.model_copy(update={"group": f"{config.source.group}-{uuid.uuid4()}", "start": "earliest"})
         config = config.model_copy(update={"source": alone})
     source = make_source(config, schema)
-    decoder = make_decoder(schema)
+    decoder = make_decoder(schema.as_json() if isinstance(config.source, FileSource) else schema)
     source.open()
     try:
         idle = 0

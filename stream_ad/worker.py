@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stream_ad import __version__
-from stream_ad.config import Config
+from stream_ad.config import Config, FileSource
 from stream_ad.learning import ColdStart, Learner, LearningSettings, LoadedModel, Outcome, threads_each
 from stream_ad.monitoring import Metrics, MonitoringServer, OncePerMinute
 from stream_ad.records import FieldDrift, RawBatch, RecordSchema, Status, dead_letters, encode, make_decoder
@@ -57,7 +57,7 @@ class Worker:
         self._connected = False
         self._failure: str | None = None
         self._threads = threads_each(config.detector.threads)
-        self._decoder = make_decoder(self.schema)
+        self._decoder = make_decoder(self.schema.as_json() if isinstance(config.source, FileSource) else self.schema)
         self._field_drift = FieldDrift(self.schema, self._decoder)
         self._once_per_minute = OncePerMinute()
         cold = config.training.cold_start == "half_space_trees"

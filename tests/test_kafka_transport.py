@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from unittest.mock import Mock
 
 import pytest
 from kafka import OffsetAndMetadata, TopicPartition
@@ -17,6 +18,7 @@ from stream_ad import config
 from stream_ad.records import NO_TIMESTAMP, DeadLetter
 from stream_ad.transports import kafka_connection, kafka_source
 from stream_ad.transports.base import ConfigurationError, DeliveryError, TransportError
+from stream_ad.transports.kafka_positions import Positions
 from stream_ad.transports.kafka_sink import KafkaSink
 from stream_ad.transports.kafka_source import KafkaSource
 from tests.conftest import Kafka
@@ -267,6 +269,27 @@ class TestWhereReadingBegins:
         assert read(reader, 100) == numbered(100)
         assert lag(reader) == {0: 0, 1: 0, 2: 0}
 
+    def test_a_start_that_another_member_commits_meanwhile_is_taken_over(self) -> None:
+        """All members of a new group begin at once; what one has committed must not look like a group in use."""
+        p0, p1 = TopicPartition("t", 0), TopicPartition("t", 1)
+        consumer, cluster = Mock(), Mock()
+        cluster.topic_id.return_value = None
+        cluster.partitions_for_topic.return_value = {0, 1}
+        consumer._subscription.all_consumed_offsets.return_value = {}
+        consumer.committed.side_effect = [None, 7, 5, 7]
+
+        Positions(consumer, cluster, ["t"], "latest").choose_start({p0})
+
+        assert [call.args[0] for call in consumer.committed.mock_calls] == [p0, p1, p0, p1]
+        consumer.seek.assert_called_once_with(p0, 5)
+
+    def test_reading_goes_on_before_records_that_the_brokers_lost(self) -> None:
+        consumer, tp = Mock(), TopicPartition("t", 0)
+        Positions(consumer, Mock(), ["t"], "earliest").return_before_truncation(
+            {tp: OffsetAndMetadata(3, "", 1), TopicPartition("t", 1): None}
+        )
+        consumer.seek.assert_called_once_with(tp, 3)
+
     def test_records_lost_to_retention_are_counted(
         self, kafka: Kafka, topic: str, source: MakeSource, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -347,6 +370,15 @@ class TestWhereReadingBegins:
 
 
 class TestGroups:
+    def test_short_polls_do_not_lose_an_assignment(self, kafka: Kafka, topic: str, source: MakeSource) -> None:
+        kafka.create_topic(topic)
+        for i in range(8):
+            reader = source(group=f"g{i}-{topic}")
+            deadline = time.monotonic() + 10
+            while not lag(reader) and time.monotonic() < deadline:
+                reader.poll(0.02)
+            assert lag(reader) == {0: 0}
+
     def test_partitions_that_went_to_another_member_leave_the_statistics(
         self, kafka: Kafka, topic: str, source: MakeSource
     ) -> None:

@@ -253,11 +253,13 @@ def test_a_renamed_field_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     decoder = make_decoder(schema)
     drift = FieldDrift(schema, decoder)
     with caplog.at_level(logging.WARNING):
+        drift.observe(decoder.decode(raw([b'{"pressure_kpa": 270, "flow": 1, "note": 0}'] * 6)).batch)
         for _ in range(100):
-            drift.observe(decoder.decode(raw([b'{"pressure_bar": 2.7, "flow": 1}'] * 6)).batch)
+            drift.observe(decoder.decode(raw([b'{"pressure_bar": 2.7, "flow": 1, "note": 0}'] * 2)).batch)
     assert len(caplog.records) == 1
     assert "pressure_kpa" in caplog.text
     assert "pressure_bar" in caplog.text
+    assert "note" not in caplog.text, "that was there before"
 
 
 def plain_verdicts(n: int, flagged: tuple[int, ...] = ()) -> Verdicts:

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from stream_ad.config.models import Config, FileSource, KafkaConnection, KafkaSink, KafkaSource
 
-CALIBRATION_SHARE = 0.25
+CALIBRATION_SHARE = 0.5
 LEAST_EXPECTED_ALARMS = 5.0
 
 

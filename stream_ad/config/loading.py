@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,8 +18,9 @@ from stream_ad.config.models import Config, KafkaConnection, KafkaSource
 
 ENVIRONMENT_PREFIX = "STREAM_AD__"
 NULLS = frozenset(("", "~", "null", "Null", "NULL"))
-EXPANSION = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
+EXPANSION = re.compile(r"\$\$|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\})?")
 SECRETS = ("password",)
+SECTIONS = {field.alias or name for name, field in Config.model_fields.items()} - {"shutdown_timeout"}
 LONGEST_SHOWN = 60
 
 Path_ = tuple[str | int, ...]
@@ -33,10 +34,16 @@ class Problem:
     """Where, as in `alerts.false_alarm_rate`."""
     message: str
     line: int | None = None
+    origin: str | None = None
+    """The override that brought the value, if it is not the file's."""
+    value: str | None = None
+    """What stands there; never a secret's."""
+    hint: str | None = None
 
     def __str__(self) -> str:
-        place = f" (line {self.line})" if self.line else ""
-        return f"{self.path or 'config'}{place}: {self.message}"
+        place = self.origin or (f"line {self.line}" if self.line else "")
+        parts = [self.message, f"it is {self.value}" if self.value else None, self.hint]
+        return f"{self.path or 'config'}{place and f' ({place})'}: {'; '.join(part for part in parts if part)}"
 
 
 class ConfigError(Exception):
@@ -49,11 +56,19 @@ class ConfigError(Exception):
 
 @dataclass(slots=True)
 class _Document:
-    """Plain data and the line of each of its places."""
+    """Plain data and where each of its places comes from."""
 
     data: Any
     lines: dict[Path_, int]
     problems: list[Problem]
+    origins: dict[Path_, str] = field(default_factory=dict)
+    """The override behind a place that is not the file's."""
+
+    def problem(self, path: Path_, message: str, **more: str | None) -> Problem:
+        """A problem with the place that `path` comes from."""
+        origin = next((self.origins[path[:i]] for i in range(len(path), 0, -1) if path[:i] in self.origins), None)
+        line = None if origin else self.lines.get(path)
+        return Problem(_dotted(path), message, line, origin, **more)
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Config:
@@ -71,6 +86,9 @@ def load(path: str | Path, overrides: Sequence[str] = (), environ: Mapping[str, 
         raise ConfigError(
             source, [Problem("", f"cannot be read: {error.strerror}; name another file with -c")]
         ) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(source, [Problem("", "is not UTF-8: save it as UTF-8", line)]) from None
     document = parse(text)
     _expand(document, environ)
     _override(document, overrides, environ)
@@ -89,7 +107,10 @@ def parse(text: str) -> _Document:
         what = getattr(error, "problem", None) or str(error)
         document.problems.append(Problem("", f"no YAML: {what}", None if mark is None else mark.line + 1))
         return document
-    document.data = {} if root is None else _construct(root, (), document)
+    try:
+        document.data = {} if root is None else _construct(root, (), document)
+    except RecursionError:
+        document.problems.append(Problem("", "an alias (*name) refers to what it stands in"))
     if not isinstance(document.data, dict):
         document.problems.append(Problem("", "sections such as source: and schema: are needed at the top"))
         document.data = {}
@@ -101,9 +122,12 @@ def _construct(node: yaml.Node, path: Path_, document: _Document) -> Any:
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                document.problems.append(Problem(_dotted(path), "a key must be a plain text", line))
+                continue
             key = str(key_node.value)
             if key in found:
-                line = key_node.start_mark.line + 1
                 document.problems.append(Problem(_dotted((*path, key)), "stands here a second time: keep one", line))
             found[key] = _construct(value_node, (*path, key), document)
         return found
@@ -126,15 +150,19 @@ def _expand(document: _Document, environ: Mapping[str, str]) -> None:
             return value
 
         def one(match: re.Match[str]) -> str:
+            if match.group() == "$$":
+                return "$"
             name, default = match.group(1), match.group(2)
             if name is None:
-                return "$"
+                message = "after ${ comes NAME} or NAME:default}; write $${ for the characters themselves"
+                document.problems.append(document.problem(path, message))
+                return ""
             if name in environ:
                 return environ[name]
             if default is not None:
                 return str(default)
             message = f"the environment variable {name} is not set: set it, or give a default as in ${{{name}:value}}"
-            document.problems.append(Problem(_dotted(path), message, document.lines.get(path)))
+            document.problems.append(document.problem(path, message))
             return ""
 
         return EXPANSION.sub(one, value)
@@ -144,27 +172,32 @@ def _expand(document: _Document, environ: Mapping[str, str]) -> None:
 
 def _override(document: _Document, overrides: Sequence[str], environ: Mapping[str, str]) -> None:
     pairs = [
-        (name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", "."), value)
+        (name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", "."), value, name)
         for name, value in sorted(environ.items())
         if name.startswith(ENVIRONMENT_PREFIX)
     ]
     for override in overrides:
         path, equals, value = override.partition("=")
         if not equals:
-            document.problems.append(Problem(override, "an override is written section.key=value"))
+            shown = "" if _is_secret(override) else override
+            document.problems.append(Problem(shown, "an override is written section.key=value", origin="--set"))
         else:
-            pairs.append((path.strip(), value))
-    for path, value in pairs:
+            pairs.append((path.strip(), value, "--set"))
+    for path, value, origin in pairs:
         where = document.data
         *sections, key = path.split(".")
         for section in sections:
-            inner = where.setdefault(section, {})
+            inner = where.get(section)
+            if inner is None:
+                inner = where[section] = {}
             if not isinstance(inner, dict):
-                document.problems.append(Problem(path, f"{section} is no section that could be overridden"))
+                message = f"{section} is no section that could be overridden"
+                document.problems.append(Problem(path, message, origin=origin))
                 break
             where = inner
         else:
-            where[key] = _override_value(value)
+            where[key] = value if _is_secret(key) else _override_value(value)
+            document.origins[(*sections, key)] = origin
 
 
 def _override_value(text: str) -> Any:
@@ -175,7 +208,9 @@ def _override_value(text: str) -> Any:
 
 
 def _validate(document: _Document, source: str) -> Config:
-    data = document.data
+    # A section with all its keys commented out is there, and empty.
+    empty = {name: {} for name, value in document.data.items() if value is None and name in SECTIONS}
+    data = document.data = document.data | empty
     for section in ("source", "sink"):
         if isinstance(data.get(section), dict):
             data[section].setdefault("type", "kafka")
@@ -183,11 +218,23 @@ def _validate(document: _Document, source: str) -> Config:
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(source, [_problem(one, document) for one in error.errors()]) from None
-    problems = [Problem(path, message, _line(document, path)) for path, message in check(config)]
+        raise ConfigError(source, _once([_problem(one, document) for one in error.errors()], document)) from None
+    problems = [document.problem(tuple(path.split(".")), message) for path, message in check(config)]
     if problems:
-        raise ConfigError(source, problems)
+        raise ConfigError(source, _once(problems, document))
     return config
+
+
+def _once(problems: list[Problem], document: _Document) -> list[Problem]:
+    """Without what the sink only has from the source."""
+    known = {(one.path, one.message) for one in problems}
+
+    def inherited(one: Problem) -> bool:
+        section, _, key = one.path.partition(".")
+        written = ("sink", key) in document.lines or ("sink", key) in document.origins
+        return section == "sink" and not written and (f"source.{key}", one.message) in known
+
+    return [one for one in problems if not inherited(one)]
 
 
 def _inherit_connection(data: dict[str, Any]) -> None:
@@ -206,16 +253,23 @@ def _inherit_connection(data: dict[str, Any]) -> None:
 def _problem(error: Any, document: _Document) -> Problem:
     """A pydantic error in our words, at the path that stands in the file."""
     path = tuple(part for i, part in enumerate(error["loc"]) if not (i == 1 and part in ("kafka", "file", "memory")))
-    dotted = _dotted(path)
-    line = document.lines.get(path)
-    if error["type"] == "extra_forbidden":
+    kind, value = error["type"], error["input"]
+    if kind == "extra_forbidden":
         close = difflib.get_close_matches(str(path[-1]), _keys_beside(error["loc"]), n=1, cutoff=0.6)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        return Problem(dotted, f"there is no such key{hint}", line)
-    if error["type"] == "missing":
-        return Problem(dotted, "is needed and not there", document.lines.get(path[:-1]))
-    value = "" if any(secret in dotted for secret in SECRETS) else f"; it is {_shown(error['input'])}"
-    return Problem(dotted, f"{error['msg'].lower()}{value}", line)
+        return document.problem(path, "there is no such key", hint=f"did you mean {close[0]}?" if close else None)
+    if kind == "missing":
+        return replace(document.problem(path[:-1], "is needed and not there"), path=_dotted(path))
+    if kind == "union_tag_invalid":
+        path, value = (*path, "type"), error["ctx"]["tag"]
+        return document.problem(path, f"input should be {error['ctx']['expected_tags']}", value=_shown(value))
+    # A section or list may hold secrets: only single values are shown, and those only of keys that have none.
+    shown = None if isinstance(value, dict | list) or any(_is_secret(part) for part in path) else _shown(value)
+    hint = f"a list is written [{value}]" if kind == "list_type" and shown else None
+    return document.problem(path, error["msg"][:1].lower() + error["msg"][1:], value=shown, hint=hint)
+
+
+def _is_secret(key: str | int) -> bool:
+    return any(secret in str(key) for secret in SECRETS)
 
 
 def _keys_beside(loc: tuple[str | int, ...]) -> list[str]:
@@ -238,10 +292,6 @@ def _keys_beside(loc: tuple[str | int, ...]) -> list[str]:
 
 def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _line(document: _Document, dotted: str) -> int | None:
-    return document.lines.get(tuple(dotted.split(".")))
 
 
 def _dotted(path: Path_) -> str:

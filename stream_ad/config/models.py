@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, S
 class Section(BaseModel):
     """Unknown keys are errors: a misspelt key must not be a setting silently lost."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
 
 
 class KafkaConnection(Section):
@@ -97,7 +97,7 @@ class Schema(Section):
     """Zone of textual time stamps that name none."""
     missing_values: list[float] = []
     """Numbers that mean 'no reading' (sentinels such as -9999)."""
-    missing_words: list[str] = ["NA", "N/A", "NaN", "null", "NULL"]
+    missing_words: list[str] = ["NA", "N/A", "NaN", "NAN", "null", "NULL"]
     """Texts that mean 'no reading'; an empty cell always does."""
     max_missing: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     """A row with a larger share of missing features is scored but not learned."""
@@ -205,5 +205,14 @@ class Config(Section):
     """Seconds after SIGTERM within which the worker finishes, commits and ends."""
 
     def dump(self) -> dict[str, Any]:
-        """All settings as plain data under the names of config.yaml, secrets masked."""
-        return self.model_dump(mode="json", by_alias=True)
+        """All settings as plain data under the names of config.yaml, secrets masked, dollar signs doubled: what
+        `load` reads back from YAML as the same configuration."""
+
+        def escaped(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: escaped(item) for key, item in value.items()}
+            if isinstance(value, list):
+                return [escaped(item) for item in value]
+            return value.replace("$", "$$") if isinstance(value, str) else value
+
+        return dict(escaped(self.model_dump(mode="json", by_alias=True)))

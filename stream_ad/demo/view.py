@@ -157,5 +157,5 @@ def report_lines(summary: Summary) -> list[str]:
         f"Latency from source to output: p50 {p50:.0f} ms, p99 {p99:.0f} ms.",
         f"Trainings: {summary.trainings}, models swapped in: {summary.swaps}, while scoring went on.",
         f"{summary.rows:,} rows in {summary.seconds:.0f} s, seed {summary.seed}.",
-        f"{verdict} (wanted: 90 % of the faults found, false alarms at most twice the budget).",
+        f"{verdict}: wanted are 90 % of the faults, and twice the budget at most.",
     ]

@@ -25,8 +25,8 @@ class Recipe:
     classifier_width: int = 32
     classifier_steps: int = 700
     batch: int = 256
-    calibration_share: float = 0.25
+    calibration_share: float = 0.5
     """Share of the rows that calibrate the score and are never trained on."""
-    cross_fit_below: int = 2000
+    cross_fit_below: int = 4000
     """Windows with fewer rows are calibrated by cross-fitting instead: no row is spared."""
     cross_fit_folds: int = 3

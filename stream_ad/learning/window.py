@@ -16,7 +16,7 @@ probability alpha^1.5 alone, a real fault mostly does."""
 NEAR = 1.25
 FAR = 2.0
 """Flagged rows up to NEAR are inliers and anomalies, those from NEAR to FAR nearly all anomalies."""
-PRIOR_SPREAD = 0.5
+PRIOR_SPREAD = 0.3
 """How far, relatively, the number of flagged inliers is expected to be from the budget."""
 
 QUARANTINE_SHARE = 0.1

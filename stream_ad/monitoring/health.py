@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import json
+import logging
+import socketserver
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,11 +15,26 @@ from prometheus_client.exposition import choose_encoder
 
 from stream_ad.monitoring.metrics import Metrics
 
+log = logging.getLogger("stream_ad.monitoring")
+
+REQUEST_SECONDS = 10.0
+"""A client that connects and says nothing must not hold a thread for ever."""
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="2">
 <link rel="icon" href="data:,"><title>stream_ad</title>
 <style>body{{font:16px system-ui;margin:2rem;max-width:48rem}}td{{padding:.2rem 1.5rem .2rem 0}}</style>
 <h1>stream_ad</h1><table>{rows}</table>
 <p><a href="/metrics">metrics</a> · <a href="/readyz">ready?</a> · <a href="/api/status">status</a></p></html>"""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        """As the plain server: the HTTP one asks DNS for our name, which takes seconds where none answers."""
+        socketserver.TCPServer.server_bind(self)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("a client went away in the middle of an answer", exc_info=True)
 
 
 class MonitoringServer:
@@ -50,8 +67,14 @@ class MonitoringServer:
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = REQUEST_SECONDS
+
             def do_GET(self) -> None:
-                code, kind, body = owner.answer(self.path, self.headers.get("Accept", ""))
+                try:
+                    code, kind, body = owner.answer(self.path, self.headers.get("Accept", ""))
+                except Exception:  # one page that cannot be made must not look like a dead process
+                    log.exception("no answer to %s", self.path)
+                    code, kind, body = 500, "text/plain", b"failed: the log says why\n"
                 self.send_response(code)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
@@ -62,13 +85,12 @@ class MonitoringServer:
                 """Scrapes are not news."""
 
         try:
-            self._server = ThreadingHTTPServer(self._address, Handler)
+            self._server = _Server(self._address, Handler)
         except OSError as error:
             host, port = self._address
             raise OSError(
                 f"monitoring.port {port} on {host} cannot be opened: {error.strerror}; 0 takes a free one"
             ) from error
-        self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="monitoring", daemon=True).start()
 
     def answer(self, path: str, accept: str) -> tuple[int, str, bytes]:

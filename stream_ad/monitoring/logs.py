@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from datetime import UTC, datetime
@@ -27,7 +28,12 @@ def configure_logs(log_format: str, level: str, stream: TextIO | None = None) ->
 
 
 def extra_fields(record: logging.LogRecord) -> dict[str, object]:
-    return {key: value for key, value in vars(record).items() if key not in STANDARD}
+    return {key: _plain(value) for key, value in vars(record).items() if key not in STANDARD}
+
+
+def _plain(value: object) -> object:
+    """Strict JSON has no NaN and no infinity: as texts they can be read."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class JsonFormatter(logging.Formatter):

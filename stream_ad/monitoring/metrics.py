@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,6 +15,8 @@ from stream_ad.monitoring.histogram import BatchHistogram
 from stream_ad.records import NO_TIMESTAMP, Decoded, Status, Verdicts
 
 Float64 = NDArray[np.float64]
+Place = tuple[str, str]
+"""Topic and partition, as labels."""
 
 SCORE_EDGES = (
     0.05,
@@ -98,6 +100,7 @@ class Metrics:
         )
         self._model_info = Gauge("stream_ad_model_info", "1 for the model that scores.", ["version"], registry=r)
         self._model_age = Gauge("stream_ad_model_age_seconds", "Time since the live model was trained.", registry=r)
+        self._model_version: str | None = None
         self._model_created: float | None = None
         self._model_age.set_function(self._age)
         self._residual = Gauge(
@@ -115,8 +118,10 @@ class Metrics:
         self._ready = Gauge("stream_ad_ready", "1 when /readyz says so.", registry=r)
         Gauge("stream_ad_build_info", "Version of stream_ad.", ["version"], registry=r).labels(version).set(1)
         self._source_totals = (0, 0, 0, 0)
-        self._newest: dict[tuple[str, str], float] = {}
+        self._newest: dict[Place, float] = {}
+        self._shown: dict[Gauge, set[Place]] = {self._lag: set(), self._lag_seconds: set()}
         self._recent: deque[tuple[int, int]] = deque()
+        self._recent_scored = self._recent_flagged = 0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -156,15 +161,11 @@ class Metrics:
 
     def set_lag(self, lag: list[tuple[str, int, int]], now: float) -> None:
         """Topic, partition and records of each partition assigned now; series of the others disappear."""
-        self._lag.clear()
-        self._lag_seconds.clear()
-        assigned = {(topic, str(partition)) for topic, partition, _ in lag}
-        self._newest = {place: stamp for place, stamp in self._newest.items() if place in assigned}
-        for topic, partition, records in lag:
-            place = (topic, str(partition))
-            self._lag.labels(*place).set(records)
-            if place in self._newest:
-                self._lag_seconds.labels(*place).set(max(0.0, now - self._newest[place]) if records else 0.0)
+        behind = {(topic, str(partition)): records for topic, partition, records in lag}
+        self._newest = {place: stamp for place, stamp in self._newest.items() if place in behind}
+        ages = {p: max(0.0, now - stamp) if behind[p] else 0.0 for p, stamp in self._newest.items()}
+        self._show_only(self._lag, behind)
+        self._show_only(self._lag_seconds, ages)
 
     def set_source_counters(self, lost: int, resets: int, commit_failures: int, rebalances: int) -> None:
         """Totals since the source was opened."""
@@ -182,8 +183,10 @@ class Metrics:
 
     def model_swapped(self, version: str, created_at: float) -> None:
         """Another model scores from now on; `created_at` in seconds since the epoch."""
-        self._model_info.clear()
         self._model_info.labels(version).set(1)
+        if self._model_version not in (None, version):
+            self._model_info.remove(self._model_version)
+        self._model_version = version
         self._model_created = created_at
 
     def training_finished(self, trigger: str, result: str, seconds: float) -> None:
@@ -191,22 +194,39 @@ class Metrics:
         self._trainings.labels(trigger, result).inc()
         self._training_seconds.observe(seconds)
 
+    def _show_only(self, gauge: Gauge, values: Mapping[Place, float]) -> None:
+        """Set these series and take the others away; at no moment is one of these missing from a scrape."""
+        for place, value in values.items():
+            gauge.labels(*place).set(value)
+        for gone in self._shown[gauge] - values.keys():
+            gauge.remove(*gone)
+        self._shown[gauge] = set(values)
+
     def _age(self) -> float:
         return 0.0 if self._model_created is None else max(0.0, time.time() - self._model_created)
 
     def _count_alerts(self, scored: int, flagged: int) -> None:
+        if not scored:
+            return
         self._recent.append((scored, flagged))
-        rows = sum(n for n, _ in self._recent)
-        while len(self._recent) > 1 and rows - self._recent[0][0] >= RATIO_ROWS:
-            rows -= self._recent.popleft()[0]
-        self._alert_ratio.set(sum(k for _, k in self._recent) / max(1, rows))
+        self._recent_scored += scored
+        self._recent_flagged += flagged
+        while self._recent_scored - self._recent[0][0] >= RATIO_ROWS:
+            oldest_scored, oldest_flagged = self._recent.popleft()
+            self._recent_scored -= oldest_scored
+            self._recent_flagged -= oldest_flagged
+        self._alert_ratio.set(self._recent_flagged / self._recent_scored)
 
     def _note_newest(self, decoded: Decoded) -> None:
         """Remember the newest time stamp of each partition, for the lag in seconds."""
         batch, raw = decoded.batch, decoded.batch.raw
         partition = raw.partitions[batch.record]
-        for number in np.unique(partition).tolist():
-            rows = np.flatnonzero((partition == number) & (batch.timestamps != NO_TIMESTAMP))
-            if len(rows):
-                topic = raw.topics[int(batch.record[rows[-1]])]
-                self._newest[(topic, str(number))] = float(batch.timestamps[rows].max()) / 1000.0
+        stamped = batch.timestamps != NO_TIMESTAMP
+        topics = set(raw.topics)
+        for topic in topics:
+            mine = stamped
+            if len(topics) > 1:
+                mine = stamped & np.array([name == topic for name in raw.topics])[batch.record]
+            for number in np.unique(partition[mine]).tolist():
+                newest = batch.timestamps[mine & (partition == number)].max()
+                self._newest[(topic, str(number))] = float(newest) / 1000.0

@@ -15,7 +15,7 @@ class Decoder(Protocol):
 
     def decode(self, raw: RawBatch) -> Decoded: ...
 
-    def unknown_fields(self, raw: RawBatch) -> list[str]:
+    def unknown_fields(self, raw: RawBatch) -> set[str]:
         """Names of fields in the poll's last record that the schema does not know."""
 
 

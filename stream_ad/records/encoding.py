@@ -1,4 +1,4 @@
-"""From verdicts to output records: strict JSON, UTF-8."""
+"""The output record of each row, as strict JSON in UTF-8."""
 
 from __future__ import annotations
 
@@ -12,80 +12,92 @@ from stream_ad.records.batch import Batch, Status, Verdicts
 from stream_ad.records.schema import RecordSchema
 from stream_ad.records.timestamps import format_timestamp
 
-SCHEMA_VERSION = 1
+_STATUS = [status.name.lower() for status in Status]
 
 
 def encode(batch: Batch, verdicts: Verdicts, schema: RecordSchema) -> list[bytes]:
-    """One JSON object a row. Flagged rows say what was expected, which features are to blame and which were
-    imputed."""
-    statuses = [status.name.lower() for status in Status]
-    record = batch.record.tolist()
+    """Return one JSON object for each row of the batch, in its order.
+
+    Rows with missing values name them in `imputed`; flagged rows add `expected` and `attribution` as well.
+    What is not finite becomes null. A record key that is no UTF-8 is base64, and `key_encoding` says so.
+    """
+    if not len(batch):
+        return []
+    # Columns become texts in one go, then each row is put together: a third of the time of a dict a row.
+    columns = zip(
+        map(_json, batch.ids),
+        map(_key, batch.keys),
+        map(_timestamp, batch.timestamps.tolist()),
+        [_STATUS[status] for status in verdicts.status.tolist()],
+        _numbers(verdicts.score),
+        _numbers(verdicts.p_value),
+        _numbers(verdicts.is_anomaly),
+        _sources(batch),
+        strict=True,
+    )
+    model = _json(verdicts.model)
+    outputs = [
+        f'{{"schema_version":1,"id":{id_},"key":{key},"timestamp":{timestamp},"status":"{status}","score":{score},'
+        f'"p_value":{p_value},"is_anomaly":{is_anomaly},"model":{model},"source":{source}}}'.encode()
+        for id_, key, timestamp, status, score, p_value, is_anomaly, source in columns
+    ]
+    _add_findings(outputs, batch, verdicts, schema)
+    return outputs
+
+
+def _add_findings(outputs: list[bytes], batch: Batch, verdicts: Verdicts, schema: RecordSchema) -> None:
+    """Put what only some rows have behind the rest, in place."""
+    features = np.array(schema.features, object)
+    position = {row: i for i, row in enumerate(verdicts.flagged.tolist())}
+    imputed = np.flatnonzero(verdicts.imputed & (verdicts.status != Status.UNSCORED)).tolist()
+    for row in sorted({*position, *imputed}):
+        findings: dict[str, Any] = {}
+        if row in position:
+            found = position[row]
+            findings["expected"] = dict(zip(features, verdicts.expected[found].tolist(), strict=True))
+            findings["attribution"] = dict(zip(features, verdicts.attribution[found].tolist(), strict=True))
+        findings["imputed"] = features[np.isnan(batch.values[row])].tolist()
+        outputs[row] = outputs[row][:-1] + b"," + orjson.dumps(findings)[1:]
+
+
+def _numbers(column: Any) -> list[str]:
+    """JSON texts of a column of numbers or truth values; null for what is not finite."""
+    return orjson.dumps(np.ascontiguousarray(column), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].decode().split(",")
+
+
+def _sources(batch: Batch) -> list[str]:
     raw = batch.raw
-    partitions, offsets = raw.partitions.tolist(), raw.offsets.tolist()
-    last_stamp, last_text = None, None
-    details = dict(zip(verdicts.flagged.tolist(), range(len(verdicts.flagged)), strict=True))
-    encoded: list[bytes] = []
-    for i, (number, id_, key, stamp, status, score, p_value) in enumerate(
-        zip(
-            record,
-            batch.ids,
-            batch.keys,
-            batch.timestamps.tolist(),
-            verdicts.status.tolist(),
-            verdicts.score.tolist(),
-            verdicts.p_value.tolist(),
+    topics = {topic: _json(topic) for topic in set(raw.topics)}
+    return [
+        f'{{"topic":{topics[raw.topics[record]]},"partition":{partition},"offset":{offset}}}'
+        for record, partition, offset in zip(
+            batch.record.tolist(),
+            raw.partitions[batch.record].tolist(),
+            raw.offsets[batch.record].tolist(),
             strict=True,
         )
-    ):
-        if stamp != last_stamp:
-            last_stamp, last_text = stamp, format_timestamp(stamp)
-        output: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
-            "id": id_,
-            "key": None,
-            "timestamp": last_text,
-            "status": statuses[status],
-            "score": score,
-            "p_value": p_value,
-            "is_anomaly": i in details,
-            "model": verdicts.model,
-            "source": {
-                "topic": raw.topics[number],
-                "partition": partitions[number],
-                "offset": offsets[number],
-            },
-        }
-        if key is not None:
-            add_key(output, key)
-        if i in details:
-            add_details(output, batch, verdicts, i, details[i], schema)
-        encoded.append(dump(output))
-    return encoded
+    ]
 
 
-def add_key(output: dict[str, Any], key: bytes) -> None:
-    """The key as text, or as base64 with a mark if it is no UTF-8."""
+def _json(value: str | int | None) -> str:
     try:
-        output["key"] = key.decode()
-    except UnicodeDecodeError:
-        output["key"] = base64.b64encode(key).decode()
-        output["key_encoding"] = "base64"
-
-
-def add_details(
-    output: dict[str, Any], batch: Batch, verdicts: Verdicts, row: int, flagged: int, schema: RecordSchema
-) -> None:
-    names = schema.features
-    output["expected"] = dict(zip(names, verdicts.expected[flagged].tolist(), strict=True))
-    output["attribution"] = dict(zip(names, verdicts.attribution[flagged].round(6).tolist(), strict=True))
-    output["imputed"] = [names[j] for j in np.flatnonzero(np.isnan(batch.values[row])).tolist()]
-
-
-def dump(output: dict[str, Any]) -> bytes:
-    """orjson writes null for NaN and infinity; it refuses whole numbers of more than 64 bits, which ids may be."""
-    try:
-        return orjson.dumps(output)
+        return orjson.dumps(value).decode()
     except TypeError:
-        mark = "\0id\0"
-        text = orjson.dumps(output | {"id": mark})
-        return text.replace(orjson.dumps(mark), str(output["id"]).encode(), 1)
+        if isinstance(value, int):
+            return str(value)  # More than 64 bits.
+        # Half of a surrogate pair, which JSON can escape and UTF-8 cannot hold.
+        return orjson.dumps(str(value).encode("utf-8", "replace").decode()).decode()
+
+
+def _key(key: bytes | None) -> str:
+    if key is None:
+        return "null"
+    try:
+        return orjson.dumps(key.decode()).decode()
+    except UnicodeDecodeError:
+        return f'"{base64.b64encode(key).decode()}","key_encoding":"base64"'
+
+
+def _timestamp(milliseconds: int) -> str:
+    text = format_timestamp(milliseconds)
+    return "null" if text is None else f'"{text}"'

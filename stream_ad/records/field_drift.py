@@ -12,33 +12,45 @@ from stream_ad.records.schema import RecordSchema
 
 log = logging.getLogger("stream_ad.records")
 
-LEAST_ROWS = 5
-"""Rows in a batch that must lack a feature before it counts as gone."""
+RUN_ROWS = 5
+"""Rows in a row that must lack a feature before it counts as gone."""
 
 
 class FieldDrift:
     """Says once for each pair that a feature is missing in a run of rows while an unknown field has appeared.
 
-    Looks at one record a batch, and only when a feature's column has turned empty.
+    Parses one record a batch. Does not see a new field whose old one stays.
     """
 
     def __init__(self, schema: RecordSchema, decoder: Decoder) -> None:
         self._schema = schema
         self._decoder = decoder
+        self._run = np.zeros(len(schema.features), np.int64)
+        self._usual: set[str] = set()
         self._told: set[tuple[str, str]] = set()
 
     def observe(self, batch: Batch) -> None:
         """Look at one decoded batch."""
-        run = np.isnan(batch.values[-LEAST_ROWS:])
-        if len(run) < LEAST_ROWS or not (gone := np.flatnonzero(run.all(axis=0))).size:
+        if not len(batch):
             return
-        for feature in (self._schema.features[i] for i in gone.tolist()):
-            for field in self._decoder.unknown_fields(batch.raw):
-                if (feature, field) not in self._told:
-                    self._told.add((feature, field))
-                    log.warning(
-                        "feature %s is missing in a run of rows while the unknown field %s is there: renamed by a "
-                        "producer? If so, name it in schema.features and train anew",
-                        feature,
-                        field,
-                    )
+        missing = np.isnan(batch.values)
+        present_from_end = np.argmax(~missing[::-1], axis=0)
+        self._run = np.where(missing.all(axis=0), self._run + len(batch), present_from_end)
+        gone = np.flatnonzero(self._run >= RUN_ROWS).tolist()
+        fields = self._decoder.unknown_fields(batch.raw)
+        if not (self._run > 0).any():
+            self._usual = fields
+        for feature in (self._schema.features[i] for i in gone):
+            for field in sorted(fields - self._usual):
+                self._tell(feature, field)
+
+    def _tell(self, feature: str, field: str) -> None:
+        if (feature, field) in self._told:
+            return
+        self._told.add((feature, field))
+        log.warning(
+            "feature %s is missing in a run of rows while the unknown field %s has appeared: renamed by a producer? "
+            "If so, name it in schema.features and train anew",
+            feature,
+            field,
+        )

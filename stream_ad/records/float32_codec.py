@@ -13,8 +13,9 @@ class Float32Decoder:
     """Decodes whole polls by joining the values of all records of the right length."""
 
     def __init__(self, schema: RecordSchema) -> None:
-        self._schema = schema
         self._width = 4 * len(schema.features)
+        # As float32 a reading of -99.9 is another number than as float64.
+        self._sentinels = tuple(float(np.float32(value)) for value in schema.missing_values)
 
     def decode(self, raw: RawBatch) -> Decoded:
         """Columns of all rows; records whose length is no whole number of rows are bad."""
@@ -31,7 +32,7 @@ class Float32Decoder:
                 good.append(i)
         joined = b"".join(raw.values[i] or b"" for i in good)
         values = np.frombuffer(joined, "<f4").reshape(-1, self._width // 4).astype(np.float64)
-        clipped = clip(values, tuple(self._schema.missing_values))
+        clipped = clip(values, self._sentinels)
         rows_each = np.array([len(raw.values[i] or b"") // self._width for i in good], np.int64)
         record = np.repeat(np.array(good, np.int64), rows_each)
         row = np.concatenate([np.arange(n) if n > 1 else [-1] for n in rows_each.tolist()] or [[]]).astype(np.int64)
@@ -48,9 +49,9 @@ class Float32Decoder:
         )
         return Decoded(batch, bad, tombstones)
 
-    def unknown_fields(self, raw: RawBatch) -> list[str]:
+    def unknown_fields(self, raw: RawBatch) -> set[str]:
         """None: a vector has no names."""
-        return []
+        return set()
 
 
 def row_id(raw: RawBatch, record: int, row: int) -> str:

@@ -20,6 +20,7 @@ BOM = b"\xef\xbb\xbf"
 PLAIN = frozenset((float, int, bool, type(None)))
 LONG_INTEGER = 2**63
 ABSENT = object()
+Path = tuple[str, ...] | list[str]
 
 
 class BadRow(ValueError):
@@ -45,7 +46,6 @@ class JsonDecoder:
             one = itemgetter(*self._names)
             self._take = one if len(self._names) > 1 else lambda row: (one(row),)
         self._array_path = None if schema.array_field is None else tuple(schema.array_field.split("."))
-        self._tops = {path[0] for path in self._paths}
 
     def decode(self, raw: RawBatch) -> Decoded:
         """Columns of all good rows; bad records with their reasons."""
@@ -66,23 +66,32 @@ class JsonDecoder:
             record=np.array(record, np.int64),
             row=np.array(row_number, np.int64),
             ids=self._ids(rows, record, row_number, raw),
-            keys=self._keys(rows, record, raw),
+            keys=self._keys(rows, record, row_number, raw),
             timestamps=timestamps,
             clipped=clipped,
         )
         return Decoded(batch, bad, tombstones, bad_timestamps)
 
-    def unknown_fields(self, raw: RawBatch) -> list[str]:
-        """Names in the last readable object of the poll that the schema does not know."""
-        known = self._tops | {path.split(".")[0] for path in self._other_fields()}
+    def unknown_fields(self, raw: RawBatch) -> set[str]:
+        """Paths in the last readable object of the poll that the schema does not know, beside those it does."""
+        known = [path.split(".") for path in self._other_fields()] + [list(path) for path in self._paths]
+        prefixes = {tuple(path[:depth]) for path in known for depth in range(1, len(path) + 1)}
         for value in reversed(raw.values):
             try:
                 found = parse(value or b"")
             except BadRow:
                 continue
             row = found[-1] if isinstance(found, list) and found else found
-            return [name for name in row if name not in known] if isinstance(row, dict) else []
-        return []
+            parents = {tuple(path[:-1]) for path in known}
+            objects = {parent: look_up(row, parent) for parent in parents}
+            return {
+                ".".join((*parent, name))
+                for parent, inner in objects.items()
+                if isinstance(inner, dict)
+                for name in inner
+                if (*parent, name) not in prefixes
+            }
+        return set()
 
     def _other_fields(self) -> list[str]:
         schema = self._schema
@@ -109,14 +118,14 @@ class JsonDecoder:
                     bad.append(BadRecord(i, error.reason, str(error)))
                     continue
             if type(found) is dict:
-                rows.append(self._exact_id(found, value, None))
+                rows.append(found)
                 record.append(i)
                 row_number.append(-1)
             elif type(found) is list and found:
                 wrong = []
                 for j, one in enumerate(found):
                     if type(one) is dict:
-                        rows.append(self._exact_id(one, value, j))
+                        rows.append(one)
                         record.append(i)
                         row_number.append(j)
                     else:
@@ -129,35 +138,40 @@ class JsonDecoder:
                 bad.append(BadRecord(i, Reason.NOT_AN_OBJECT, message))
         return rows, record, row_number, bad, tombstones
 
-    def _exact_id(self, row: dict[str, Any], value: bytes, element: int | None) -> dict[str, Any]:
-        """The same row; parsed once more where orjson has made a float of a long whole-number id."""
-        if self._schema.id is None:
-            return row
-        found = look_up(row, self._schema.id.split("."))
-        if type(found) is float and abs(found) >= LONG_INTEGER:
-            again = slow_parse(value)
-            exact: dict[str, Any] = again if element is None else again[element]
-            return exact
-        return row
-
     def _values(self, rows: list[dict[str, Any]]) -> tuple[np.ndarray[Any, np.dtype[np.float64]], dict[int, BadRow]]:
         """Feature values [n, d] with NaN for missing, and the rows that must be refused."""
-        if self._take is not None and rows:
-            try:
-                taken = list(map(self._take, rows))
-                # Texts would become numbers here by numpy's rules, not by ours.
-                if {type(value) for row in taken for value in row} <= PLAIN:
-                    return np.array(taken, np.float64), {}
-            except (KeyError, OverflowError):
-                pass
         values = np.full((len(rows), len(self._names)), np.nan)
-        refused: dict[int, BadRow] = {}
-        for i, row in enumerate(rows):
+        taken, plain = self._take_plain(rows)
+        if plain:
             try:
-                values[i] = self._row_values(row)
+                values[plain] = np.array(taken, np.float64)
+            except OverflowError:
+                plain = []
+        refused: dict[int, BadRow] = {}
+        for i in sorted(set(range(len(rows))).difference(plain)):
+            try:
+                values[i] = self._row_values(rows[i])
             except BadRow as error:
                 refused[i] = error
         return values, refused
+
+    def _take_plain(self, rows: list[dict[str, Any]]) -> tuple[list[Any], list[int]]:
+        """The values of the rows that hold every feature as a number or null, and which rows those are.
+
+        One unusual row must not make its whole poll slow. Texts would become numbers in numpy by its rules, not ours.
+        """
+        if self._take is None:
+            return [], []
+        taken, plain = [], []
+        for i, row in enumerate(rows):
+            try:
+                found = self._take(row)
+            except KeyError:
+                continue
+            if PLAIN.issuperset(map(type, found)):
+                taken.append(found)
+                plain.append(i)
+        return taken, plain
 
     def _row_values(self, row: dict[str, Any]) -> list[float]:
         """The features of one row. Raises `BadRow`."""
@@ -216,35 +230,57 @@ class JsonDecoder:
         self, rows: list[dict[str, Any]], record: list[int], row_number: list[int], raw: RawBatch
     ) -> list[str | int]:
         offsets, partitions = raw.offsets.tolist(), raw.partitions.tolist()
-        path = None if self._schema.id is None else self._schema.id.split(".")
+        path = [] if self._schema.id is None else self._schema.id.split(".")
         ids: list[str | int] = []
         for row, i, number in zip(rows, record, row_number, strict=True):
-            own = ABSENT if path is None else look_up(row, path)
+            own = look_up(row, path) if path else ABSENT
             if isinstance(own, str | int) and not isinstance(own, bool):
                 ids.append(own)
             elif isinstance(own, float):
-                ids.append(repr(own))
+                ids.append(exact(own, raw.values[i], number, path))
             else:
                 name = f"{raw.topics[i]}-{partitions[i]}-{offsets[i]}"
                 ids.append(name if number < 0 else f"{name}-{number}")
         return ids
 
-    def _keys(self, rows: list[dict[str, Any]], record: list[int], raw: RawBatch) -> list[bytes | None]:
+    def _keys(
+        self, rows: list[dict[str, Any]], record: list[int], row_number: list[int], raw: RawBatch
+    ) -> list[bytes | None]:
         if self._schema.key is None:
             keys = raw.keys
             return [keys[i] for i in record]
         path = self._schema.key.split(".")
-        return [as_key(look_up(row, path), raw.keys[i]) for row, i in zip(rows, record, strict=True)]
+        keys_found: list[bytes | None] = []
+        for row, i, number in zip(rows, record, row_number, strict=True):
+            own = look_up(row, path)
+            if isinstance(own, float):
+                own = exact(own, raw.values[i], number, path)
+            keys_found.append(as_key(own, raw.keys[i]))
+        return keys_found
+
+
+def exact(value: float, record: bytes | None, number: int, path: Path) -> str | int:
+    """An id that orjson has made a float of: if it was a whole number of more than 64 bits, all of its digits."""
+    if abs(value) < LONG_INTEGER:
+        return repr(value)
+    try:
+        parsed = slow_parse(record or b"")
+    except RecursionError:
+        return repr(value)
+    again = look_up(parsed if number < 0 else parsed[number], path)
+    return again if isinstance(again, str | int) else repr(again)
 
 
 def as_key(value: Any, otherwise: bytes | None) -> bytes | None:
-    """A field's value as a record key; the record's own where the field is not there."""
-    if value is ABSENT or value is None:
+    """A field's value as a record key; the record's own where the field is not there, or holds no single value."""
+    if value is ABSENT or value is None or isinstance(value, dict | list):
         return otherwise
-    return value.encode() if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+    if isinstance(value, bool):
+        return b"true" if value else b"false"
+    return str(value).encode(errors="replace")  # JSON can escape half of a surrogate pair, UTF-8 cannot hold it.
 
 
-def look_up(row: Any, path: tuple[str, ...] | list[str]) -> Any:
+def look_up(row: Any, path: Path) -> Any:
     """The value at a path of names, `ABSENT` where it leads nowhere. A key with dots in it is never looked up."""
     for name in path:
         if type(row) is not dict or name not in row:
@@ -258,27 +294,34 @@ def fields(row: dict[str, Any]) -> str:
 
 
 def parse(value: bytes) -> Any:
-    """Any JSON value, with NaN and Infinity allowed as Python writes them. Raises `BadRow`.
+    """Any JSON value, with NaN, Infinity and numbers of any size as Python takes them. Raises `BadRow`.
 
-    orjson first, since it does not mind how deep a record is nested.
+    What orjson refuses goes to the standard library, whatever its length: one rule for all records.
     """
     value = value.removeprefix(BOM)
     try:
         return orjson.loads(value)
     except ValueError as error:
+        first: Exception = error
+    try:
+        return slow_parse(value)
+    except ValueError:
+        pass
+    except RecursionError as error:
         first = error
-    if b"NaN" in value or b"Infinity" in value or len(value) > 300:
-        try:
-            return slow_parse(value)
-        except (ValueError, RecursionError):
-            pass
     what = "an empty value" if not value.strip() else f"{value[:LONGEST_VALUE].decode(errors='replace')!r}"
     raise BadRow(Reason.PARSE, f"no JSON: {first} in {what}")
 
 
 LONGEST_VALUE = 60
+MOST_DIGITS = 4300
 
 
 def slow_parse(value: bytes) -> Any:
     """By the standard library: whole numbers of any length, NaN and Infinity; slow, and not deep."""
-    return json.loads(value.removeprefix(BOM).decode())
+    return json.loads(value.removeprefix(BOM).decode(), parse_int=whole_number)
+
+
+def whole_number(digits: str) -> int | str:
+    """Python refuses to convert thousands of digits; as a text they are the same number by our rules."""
+    return int(digits) if len(digits) <= MOST_DIGITS else digits

@@ -40,7 +40,9 @@ def to_number(value: Any, missing_words: frozenset[str]) -> float:
 
 
 def shown(value: Any) -> str:
-    """A value as it may stand in a message."""
+    """A value as it may stand in a message; of an object or array only that, it may be nested without end."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else f"an array of {len(value)}"
     text = repr(value) if isinstance(value, str) else f"{type(value).__name__} {value!r}"
     return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -25,7 +25,7 @@ class RecordSchema:
     timestamp_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
     timezone: str = "UTC"
     missing_values: Sequence[float] = ()
-    missing_words: Sequence[str] = ("NA", "N/A", "NaN", "null", "NULL")
+    missing_words: Sequence[str] = ("NA", "N/A", "NaN", "NAN", "null", "NULL")
     max_missing: float = 0.5
 
     def __post_init__(self) -> None:
@@ -35,6 +35,10 @@ class RecordSchema:
         twice = sorted({name for name in self.features if list(self.features).count(name) > 1})
         if twice:
             raise ValueError(f"features named twice: {', '.join(twice)}")
+
+    def as_json(self) -> RecordSchema:
+        """The same schema for sources whose rows are JSON objects whatever `format` says: files."""
+        return replace(self, format="json")
 
     @property
     def fingerprint(self) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 import secrets
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,12 +114,17 @@ class ModelRegistry:
         return read_snapshot(self.path / version)
 
     def load_live(self) -> Snapshot | None:
-        """The live snapshot, or the newest good accepted one if that is damaged; None if there is none."""
+        """The live snapshot, or the newest good accepted one if that or the pointer is damaged.
+
+        None if nothing was ever made live, or nothing good is left.
+        """
         live = self.live()
         if live is None:
-            return None
+            if not (self.path / LIVE_FILE).exists():
+                return None
+            log.error("%s names no model that is there; the newest good model is used", self.path / LIVE_FILE)
         accepted = [summary.version for summary in reversed(self.list()) if summary.accepted]
-        for version in dict.fromkeys([live, *accepted]):
+        for version in dict.fromkeys([live, *accepted] if live else accepted):
             try:
                 return self.load(version)
             except SnapshotError as error:
@@ -160,17 +167,22 @@ class ModelRegistry:
             if version != self.live():
                 shutil.rmtree(self.path / version, ignore_errors=True)
         for leftover in self.path.glob(f"{TEMPORARY_PREFIX}*"):
-            if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
-                remove = shutil.rmtree if leftover.is_dir() else Path.unlink
-                remove(leftover)
+            # Workers that share the registry clean up at the same time: what is gone already is well.
+            with suppress(FileNotFoundError):
+                if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
+                    remove = shutil.rmtree if leftover.is_dir() else Path.unlink
+                    remove(leftover)
 
     def save_window(self, window: Arrays) -> None:
         """Keep the window of a worker that ends."""
         from safetensors.numpy import save
 
         content = save({name: np.ascontiguousarray(array) for name, array in window.items()})
+        path = self.path / WINDOW_FILE
+        # The old sum stays beside the new one: a crash between the two writes leaves the old window good.
+        sums = [hashlib.sha256(content).hexdigest(), *([sha256(path)] if path.exists() else [])]
+        self._replace(f"{WINDOW_FILE}.sha256", "".join(f"{one}\n" for one in sums).encode())
         self._replace(WINDOW_FILE, content)
-        self._replace(f"{WINDOW_FILE}.sha256", f"{sha256(self.path / WINDOW_FILE)}\n".encode())
 
     def load_window(self) -> Arrays | None:
         """The window of the last run; None, and a warning, if it is not whole."""
@@ -180,7 +192,7 @@ class ModelRegistry:
         if not path.exists():
             return None
         try:
-            if sha256(path) != (self.path / f"{WINDOW_FILE}.sha256").read_text().strip():
+            if sha256(path) not in (self.path / f"{WINDOW_FILE}.sha256").read_text().split():
                 raise ValueError("its SHA-256 is another")
             arrays: Arrays = load_file(path)
         except Exception as error:  # noqa: BLE001  # safetensors raises its own; whatever it is, a fresh window will do

@@ -23,6 +23,7 @@ WEIGHTS_FILE = "weights.safetensors"
 WINDOW_FILE = "window.safetensors"
 MODEL_FILE = "model.json"
 FORMAT_VERSION = 1
+NEEDED = frozenset(("created_at", "schema_fingerprint", "features", "description", "report", "verdict", "sha256"))
 
 
 class RegistryError(Exception):
@@ -94,6 +95,8 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         raise SnapshotError(f"{folder / MODEL_FILE} cannot be read: {error}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT_VERSION:
         raise SnapshotError(f"{folder / MODEL_FILE} is not of format {FORMAT_VERSION}")
+    if missing := sorted(NEEDED - metadata.keys()):
+        raise SnapshotError(f"{folder / MODEL_FILE} lacks {', '.join(missing)}")
     return metadata
 
 
@@ -104,7 +107,8 @@ def read_snapshot(folder: Path) -> Snapshot:
     from safetensors.torch import load_file as load_tensors
 
     metadata = read_metadata(folder)
-    for name, wanted in metadata["sha256"].items():
+    # The weights always have a sum, whatever the description claims.
+    for name, wanted in ({WEIGHTS_FILE: None} | metadata["sha256"]).items():
         if not (folder / name).is_file():
             raise SnapshotError(f"model {folder.name}: {name} is missing")
         if sha256(folder / name) != wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stream_ad import config
@@ -54,5 +55,13 @@ def make_sink(settings: config.Config) -> Sink:
     if isinstance(settings.sink, config.FileSink):
         from stream_ad.transports.file import FileSink
 
-        return FileSink(settings.sink)
+        resumes = isinstance(settings.source, config.KafkaSource)
+        if isinstance(settings.source, config.FileSource):
+            _check_apart(settings.source.path, settings.sink.path)
+        return FileSink(settings.sink, append=resumes)
     raise ConfigurationError("sink.type memory is for programs: give the sink to Worker(config, sink=...)")
+
+
+def _check_apart(source: str, sink: str) -> None:
+    if Path(source).resolve() == Path(sink).resolve():
+        raise ConfigurationError(f"sink.path {sink} is the file that is read: it would be emptied. Name another.")

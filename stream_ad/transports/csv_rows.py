@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from stream_ad.transports.base import ConfigurationError
 log = logging.getLogger("stream_ad.file")
 
 SHOWN_LINES = 6
+END = bytes(bytearray(b"end"))  # Told from a line by identity.
 
 
 def csv_records(lines: Iterator[bytes | None], settings: config.FileSource, schema: RecordSchema) -> Iterator[Any]:
@@ -35,6 +37,7 @@ def csv_records(lines: Iterator[bytes | None], settings: config.FileSource, sche
             continue
         above.append(row)
     names = above[-1]
+    reader.width = len(names)
     shown = [*above, *reader.peek(SHOWN_LINES)]
     check_header(names, shown, settings, schema)
     skipped = 0
@@ -45,11 +48,11 @@ def csv_records(lines: Iterator[bytes | None], settings: config.FileSource, sche
             yield None
         elif skipped < settings.skip_after_header:
             skipped += 1
-        elif len(row) != len(names):
+        elif len(row) != len(names) and not (len(row) > len(names) and not any(row[len(names) :])):
             # Not an object: the decoder will refuse it, with the row itself in the dead letter.
             yield orjson.dumps(row)
         else:
-            record = dict(zip(names, row, strict=True))
+            record = dict(zip(names, row, strict=False))  # Empty cells behind the last column are dropped.
             if settings.decimal_comma:
                 record |= {name: record[name].replace(",", ".") for name in features & record.keys()}
             if first:
@@ -59,13 +62,21 @@ def csv_records(lines: Iterator[bytes | None], settings: config.FileSource, sche
 
 
 class CsvReader:
-    """Rows of texts from lines of bytes; quoted cells may hold line ends."""
+    """Rows of texts from lines of bytes; quoted cells may hold line ends.
+
+    A quote that is never closed would swallow the rest of the file: it costs its own line and no other.
+    """
 
     def __init__(self, lines: Iterator[bytes | None], settings: config.FileSource) -> None:
         self._ahead: list[list[str]] = []
+        self._again: deque[bytes] = deque()
+        self._taken: list[bytes] = []
         self._waiting = False
+        self._ended = False
+        self.width = 0
+        """Cells of the header, once it is known."""
         self._lines = lines
-        self._rows = csv.reader(self._texts(), delimiter=settings.delimiter)
+        self._rows = csv.reader(self, delimiter=settings.delimiter)
 
     def next_row(self) -> list[str] | None:
         """The next row; [] if none is there yet, None at the end."""
@@ -77,18 +88,39 @@ class CsvReader:
             self._ahead.append(row)
         return self._ahead[:count]
 
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        """The next line for the csv module, which asks for more while a quote is open."""
+        line = self._again.popleft() if self._again else next(self._lines, END)
+        self._waiting, self._ended = line is None, line is END
+        if line is None or line is END:
+            raise StopIteration
+        self._taken.append(line)
+        return line.decode(errors="replace") + "\n"
+
     def _read(self) -> list[str] | None:
-        for row in self._rows:
+        while True:
+            self._taken, self._waiting, self._ended = [], False, False
+            try:
+                row = next(self._rows)
+            except StopIteration:
+                return [] if self._waiting else None
+            except csv.Error:  # A quoted cell beyond all measure: a quote that is not closed.
+                return self._only_first_line()
+            if self._waiting:  # The quote may be closed by what is still to come.
+                self._again.extendleft(reversed(self._taken))
+                return []
+            if len(self._taken) > 1 and (self._ended or (self.width and len(row) != self.width)):
+                return self._only_first_line()
             if row:
                 return row
-            if self._waiting:
-                return []
-        return None
 
-    def _texts(self) -> Iterable[str]:
-        for line in self._lines:
-            self._waiting = line is None
-            yield "" if line is None else line.decode(errors="replace") + "\n"
+    def _only_first_line(self) -> list[str]:
+        line, *rest = self._taken
+        self._again.extendleft(reversed(rest))
+        return [line.decode(errors="replace")]
 
 
 def check_header(names: list[str], shown: list[list[str]], settings: config.FileSource, schema: RecordSchema) -> None:

@@ -16,7 +16,7 @@ import orjson
 
 from stream_ad import config
 from stream_ad.records import NO_TIMESTAMP, DeadLetter, RawBatch, RecordSchema
-from stream_ad.transports.base import ConfigurationError, SourceStatistics
+from stream_ad.transports.base import ConfigurationError, DeliveryError, SourceStatistics
 from stream_ad.transports.csv_rows import csv_records
 from stream_ad.transports.parquet_rows import parquet_records
 
@@ -47,7 +47,7 @@ class FileSource:
             raise ConfigurationError(f"there is no file {self._path}")
         name = self._path.name.removesuffix(".gz")
         if name.endswith(".parquet"):
-            self._records = parquet_records(self._path, needed_columns(self._schema))
+            self._records = parquet_records(self._path, needed_columns(self._schema), optional_columns(self._schema))
         elif name.endswith(".csv"):
             self._records = csv_records(self._lines(), self._settings, self._schema)
         elif name.endswith((".jsonl", ".ndjson", ".json")):
@@ -131,17 +131,31 @@ def needed_columns(schema: RecordSchema) -> list[str]:
     return list(dict.fromkeys(path.split(".")[0] for path in paths))
 
 
-class FileSink:
-    """Writes JSON Lines; dead letters go beside it, as NAME.dead-letters.jsonl, once there is one."""
+def optional_columns(schema: RecordSchema) -> list[str]:
+    """Columns that are used where a table has them."""
+    return [path.split(".")[0] for path in (schema.id, schema.key, schema.timestamp) if path is not None]
 
-    def __init__(self, settings: config.FileSink) -> None:
+
+class FileSink:
+    """Writes JSON Lines; dead letters go beside it, as NAME.dead-letters.jsonl, once there is one.
+
+    `append` goes on with a file that is there: for a source that resumes where it left off, whose earlier outputs
+    come only once. Else the file is begun anew, and the dead letters of an earlier run go with it.
+    """
+
+    def __init__(self, settings: config.FileSink, append: bool = False) -> None:
         self._path = Path(settings.path)
+        self._mode = "ab" if append else "wb"
         self._file: IO[bytes] | None = None
         self._letters: IO[bytes] | None = None
 
     def open(self) -> None:
         """Raises `ConfigurationError` if the file cannot be written."""
-        self._file = self._file or self._create(self._path)
+        if self._file is not None:
+            return
+        self._file = self._create(self._path)
+        if self._mode == "wb":
+            self._letters_path.unlink(missing_ok=True)
 
     def write(self, keys: list[bytes | None], values: list[bytes], anomalies: list[int]) -> None:
         """Anomalies are marked in the rows themselves; a file has no second topic for them."""
@@ -151,15 +165,17 @@ class FileSink:
 
     def write_dead_letters(self, letters: list[DeadLetter]) -> None:
         if self._letters is None:
-            name = self._path.name.removesuffix(".gz").removesuffix(".jsonl")
-            self._letters = self._create(self._path.with_name(f"{name}.dead-letters.jsonl"))
+            self._letters = self._create(self._letters_path)
         for letter in letters:
             self._letters.write(orjson.dumps(readable(letter)) + b"\n")
 
     def flush(self) -> None:
         for file in (self._file, self._letters):
             if file is not None:
-                file.flush()
+                try:
+                    file.flush()
+                except OSError as error:
+                    raise DeliveryError(f"{self._path} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
         for file in (self._file, self._letters):
@@ -167,12 +183,16 @@ class FileSink:
                 file.close()
         self._file = self._letters = None
 
-    @staticmethod
-    def _create(path: Path) -> IO[bytes]:
+    @property
+    def _letters_path(self) -> Path:
+        name = self._path.name.removesuffix(".gz").removesuffix(".jsonl")
+        return self._path.with_name(f"{name}.dead-letters.jsonl")
+
+    def _create(self, path: Path) -> IO[bytes]:
+        opener: Any = gzip.open if path.suffix == ".gz" else open
         try:
-            if path.suffix == ".gz":
-                return gzip.open(path, "wb")  # type: ignore[return-value]  # a GzipFile takes bytes
-            return path.open("wb")
+            file: IO[bytes] = opener(path, self._mode)
+            return file
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
 

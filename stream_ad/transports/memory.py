@@ -48,7 +48,7 @@ class MemorySource:
             strict=True,
         )
         with self._changed:
-            self._changed.wait_for(lambda: len(self._pending) < self._maximum_pending)
+            self._changed.wait_for(lambda: len(self._pending) < self._maximum_pending or self._closed)
             self._pending.extend(rows)
             self._changed.notify_all()
 
@@ -91,7 +91,8 @@ class MemorySource:
             return SourceStatistics(lag=[PartitionLag(TOPIC, 0, len(self._pending))])
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Let nobody wait for room that will not come."""
+        self.close_input()
 
 
 class MemorySink:

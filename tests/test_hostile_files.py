@@ -1,0 +1,171 @@
+"""Files as source and sink."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stream_ad import config
+from stream_ad.records import Decoded, RecordSchema, format_timestamp, make_decoder
+from stream_ad.transports import ConfigurationError, make_sink
+from stream_ad.transports.file import FileSource
+
+SCHEMA = RecordSchema(["a", "b"], timestamp="ts")
+
+
+def source(path: Path, **settings: Any) -> FileSource:
+    made = FileSource(config.FileSource(type="file", path=str(path), **settings), SCHEMA)
+    made.open()
+    return made
+
+
+def values(path: Path, **settings: Any) -> list[bytes | None]:
+    reader = source(path, **settings)
+    found: list[bytes | None] = []
+    while not reader.exhausted:
+        found += reader.poll(0.0).values
+    reader.close()
+    return found
+
+
+def read(path: Path, **settings: Any) -> Decoded:
+    reader = source(path, **settings)
+    decoded = make_decoder(SCHEMA).decode(reader.poll(0.0))
+    reader.close()
+    return decoded
+
+
+def csv_file(tmp_path: Path, data: bytes) -> Path:
+    path = tmp_path / "x.csv"
+    path.write_bytes(data)
+    return path
+
+
+def test_byte_order_mark_quotes_and_line_ends_make_no_difference(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, b'\xef\xbb\xbf"a",b\r\n1,"2"\r\n3,NAN\r\n')
+    np.testing.assert_array_equal(read(path).batch.values, [[1, 2], [3, np.nan]])
+    packed = tmp_path / "y.csv.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert values(packed) == values(path)
+
+
+def test_one_stray_quote_costs_one_line(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, b'a,b\n1,2\n"3,4\n' + b"5,6\n" * 40_000)
+    found = values(path)
+    assert len(found) == 40_002
+    assert json.loads(found[1] or b"") == ['"3,4']
+
+
+def test_a_cell_may_hold_a_line_end(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, b'note,and,more\na,b,note\n1,2,"two\nlines"\n3,4,x\n')
+    assert read(path, header_line=2).batch.values.tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_ragged_row_is_bad_but_empty_cells_at_its_end_are_not(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, b"a,b\n1,2\n3,4,5\n6\n7,8,\n")
+    decoded = read(path)
+    assert decoded.batch.values.tolist() == [[1, 2], [7, 8]]
+    assert [bad.record for bad in decoded.bad] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"a,b,a\n1,2,3\n", "a appears twice, at 1 and 3"),
+        (b"a;b\n1;2\n", "delimiter"),
+        (b"logger\na,b\n1,2\n", "line 2 looks like the header"),
+        (b"a,b\ndegC,kPa\n1,2\n", "skip-after-header"),
+        (b'a,b\n"28,7",1\n', "28,7"),
+    ],
+)
+def test_a_file_of_another_dialect_stops_with_what_to_do(tmp_path: Path, data: bytes, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        source(csv_file(tmp_path, data))
+
+
+def test_following_waits_for_the_rest_of_a_line(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, b'a,b,note\n1,2,x\n3,4,"op')
+    reader = source(path, follow=True)
+    assert len(reader.poll(0.0)) == 1
+    with path.open("ab") as file:
+        file.write(b"en\n")
+    assert len(reader.poll(0.0)) == 0
+    with path.open("ab") as file:
+        file.write(b'end"\n')
+    batch = reader.poll(0.0)
+    assert json.loads(batch.values[0] or b"")["note"] == "open\nend"
+    assert batch.offsets.tolist() == [1]
+
+
+@pytest.mark.parametrize("data", [b"", b"a,b\n"])
+def test_nothing_in_the_file_is_no_error(tmp_path: Path, data: bytes) -> None:
+    assert values(csv_file(tmp_path, data)) == []
+
+
+def test_parquet_types(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    vienna = pa.timestamp("ns", "Europe/Vienna")
+    table = {
+        "a": pa.array([np.inf, None, 2.5]),
+        "b": pa.array(["1", "2", "3"]).dictionary_encode(),
+        "ts": pa.array([1930381200123456789, None, 0], vienna),
+        "unused": pa.array([2**62] * 3, pa.timestamp("us")),
+    }
+    pq.write_table(pa.table(table), path)
+    batch = read(path).batch
+    assert batch.clipped.tolist() == [True, False, False]
+    assert np.isnan(batch.values[1, 0]) and batch.values[2].tolist() == [2.5, 3.0]
+    assert format_timestamp(int(batch.timestamps[0])) == "2031-03-04T09:00:00.123Z"
+
+
+def test_parquet_with_a_column_twice_stops(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table([pa.array([1.0])] * 3, names=["a", "b", "a"]), path)
+    with pytest.raises(ConfigurationError, match="a appears twice"):
+        source(path)
+
+
+def sink_config(tmp_path: Path, kind: dict[str, Any]) -> config.Config:
+    return config.Config.model_validate(
+        {"source": kind, "schema": {"features": ["a"]}, "sink": {"type": "file", "path": str(tmp_path / "out.jsonl")}}
+    )
+
+
+def write_once(settings: config.Config, value: bytes) -> None:
+    sink = make_sink(settings)
+    sink.open()
+    sink.write([None], [value], [])
+    sink.flush()
+    sink.close()
+
+
+def test_outputs_of_a_stream_survive_a_restart(tmp_path: Path) -> None:
+    settings = sink_config(tmp_path, {"type": "kafka", "topics": ["t"]})
+    write_once(settings, b"1")
+    write_once(settings, b"2")
+    assert (tmp_path / "out.jsonl").read_bytes() == b"1\n2\n"
+
+
+def test_a_file_is_scored_anew_and_stale_dead_letters_go(tmp_path: Path) -> None:
+    settings = sink_config(tmp_path, {"type": "file", "path": str(tmp_path / "in.jsonl")})
+    stale = tmp_path / "out.dead-letters.jsonl"
+    stale.write_text("old")
+    write_once(settings, b"1")
+    write_once(settings, b"2")
+    assert (tmp_path / "out.jsonl").read_bytes() == b"2\n"
+    assert not stale.exists()
+
+
+def test_the_input_is_never_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(b'{"a":1}\n')
+    with pytest.raises(ConfigurationError, match="the file that is read"):
+        make_sink(sink_config(tmp_path, {"type": "file", "path": str(path)}))
+    assert path.read_bytes() == b'{"a":1}\n'
