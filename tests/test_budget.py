@@ -10,21 +10,21 @@ from stream_ad.learning.window import InlierWindow
 from stream_ad.simulation import Plant
 
 ALPHA = 0.01
-WINDOW = 8000
+WINDOW = 12_000
 BRISK = Recipe(autoencoder_steps=150, vae_steps=80, classifier_steps=120, synthetic_outliers=2000)
 
 
 @pytest.mark.parametrize("fault_rate", [0.0, 0.5])
 def test_the_false_alarm_rate_holds_over_twenty_retrains(fault_rate: float) -> None:
     plant = Plant(seed=3, drift=False, fault_rate=fault_rate, fault_free_rows=WINDOW)
-    window = InlierWindow(WINDOW, 12)
+    window = InlierWindow(WINDOW, 12, ALPHA)
     window.add(plant.rows(WINDOW).values, np.full(WINDOW, np.nan))
     judged = Plant(seed=3, drift=False)
     judged.rows(1_000_000)
     judged_rows = judged.rows(30_000).values
     ratios, found, faults = [], 0, 0
     for retrain in range(21):
-        rows = window.training_rows(ALPHA, retrain)
+        rows = window.training_rows(retrain)
         detector = Detector(ALPHA, "cpu", seed=retrain, recipe=BRISK).fit(
             rows.rows, flagged=rows.flagged, flagged_place=rows.flagged_place, truncated=rows.truncated(ALPHA)
         )

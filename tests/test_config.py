@@ -47,11 +47,20 @@ def keys(model: type[BaseModel], prefix: str = "") -> set[str]:
 
 
 def test_the_shipped_configuration_shows_every_key() -> None:
-    text = SHIPPED.read_text()
-    models = [config.KafkaSource, config.FileSource, config.Schema, config.DetectorSettings, config.Training]
-    models += [config.Alerts, config.KafkaSink, config.FileSink, config.Registry, config.Monitoring, config.Config]
-    missing = {key for model in models for key in keys(model) if f"{key}:" not in text and f"({key}" not in text}
-    assert missing - {"path"} == set()
+    shipped = yaml.safe_load(SHIPPED.read_text())
+    sections = {"source": config.KafkaSource, "schema": config.Schema, "detector": config.DetectorSettings}
+    sections |= {"training": config.Training, "alerts": config.Alerts, "sink": config.KafkaSink}
+    sections |= {"registry": config.Registry, "monitoring": config.Monitoring}
+    shown = set(shipped) | {f"{section}.{key}" for section in sections for key in shipped[section]}
+    wanted = keys(config.Config) | {key for section, model in sections.items() for key in keys(model, f"{section}.")}
+    inherited = keys(config.KafkaConnection, "sink.")
+    assert shown == wanted - inherited
+
+
+def test_the_shipped_configuration_shows_every_key_of_a_file(tmp_path: Path) -> None:
+    _, _, commented = SHIPPED.read_text().partition("# source:\n")
+    lines = [line.removeprefix("#   ") for line in commented.partition("\n\n")[0].splitlines()]
+    assert set(yaml.safe_load("\n".join(lines))) == keys(config.FileSource)
 
 
 def test_numbers_as_people_write_them(tmp_path: Path) -> None:
@@ -62,6 +71,10 @@ def test_numbers_as_people_write_them(tmp_path: Path) -> None:
     assert read(tmp_path, SMALL, **environment).alerts.false_alarm_rate == 0.001
 
 
+def test_a_section_with_all_its_keys_commented_out_is_the_defaults(tmp_path: Path) -> None:
+    assert read(tmp_path, SMALL.replace("sink: {}", "sink:") + "training:\n  # min_rows: 3\n") == read(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["0123", "12:30", "off", "no", "1e5", "0x1F"])
 def test_names_that_yaml_takes_for_something_else_stay_names(tmp_path: Path, name: str) -> None:
     assert read(tmp_path, SMALL.replace("[t]", f"[{name}]")).source.topics == [name]
@@ -70,6 +83,13 @@ def test_names_that_yaml_takes_for_something_else_stay_names(tmp_path: Path, nam
 def test_what_we_write_we_can_read(tmp_path: Path) -> None:
     first = read(tmp_path, SMALL, "alerts.false_alarm_rate=0.00001", "source.topics=[0123]")
     assert read(tmp_path, yaml.safe_dump(first.dump())) == first
+
+
+@pytest.mark.parametrize("name", ["a$b", "a$$b", "${HOME}", "null", "~", "", "1e-05", "[x]"])
+def test_any_text_that_we_write_we_can_read(tmp_path: Path, name: str) -> None:
+    first = read(tmp_path)
+    first.registry.path = name
+    assert read(tmp_path, yaml.safe_dump(first.dump()), HOME="/root").registry.path == name
 
 
 def test_overrides_beat_the_environment_which_beats_the_file(tmp_path: Path) -> None:
@@ -112,6 +132,17 @@ def test_an_unset_variable_without_a_default_names_key_line_and_variable(tmp_pat
     assert "TOPIC is not set" in message
 
 
+@pytest.mark.parametrize("text", ["${A-B}", "${}", "a${", "${1}"])
+def test_half_an_expansion_is_an_error_and_not_kept_silently(tmp_path: Path, text: str) -> None:
+    assert "source.topics.0 (line 3): after ${ comes" in problems(tmp_path, SMALL.replace("[t]", f'["{text}"]'))
+
+
+def test_a_password_from_the_environment_is_never_read_as_yaml(tmp_path: Path) -> None:
+    overrides = ["source.security_protocol=SASL_SSL", "source.sasl_mechanism=PLAIN", "source.sasl_username=u"]
+    found: Any = read(tmp_path, SMALL, *overrides, STREAM_AD__SOURCE__SASL_PASSWORD="[0123, {a: b}]")
+    assert found.source.sasl_password.get_secret_value() == "[0123, {a: b}]"
+
+
 def test_a_value_from_the_environment_cannot_bring_structure(tmp_path: Path) -> None:
     found = read(tmp_path, SMALL.replace("[t]", '["${X}"]'), X="a]\nsink: {type: memory}")
     assert found.source.topics == ["a]\nsink: {type: memory}"]
@@ -121,8 +152,8 @@ def test_a_value_from_the_environment_cannot_bring_structure(tmp_path: Path) -> 
     ("overrides", "wanted"),
     [
         (["alerts.fals_alarm_rate=1"], ["alerts.fals_alarm_rate", "did you mean false_alarm_rate?"]),
-        (["source.topic=x"], ["source.topic:", "did you mean topics?"]),
-        (["alert.false_alarm_rate=1"], ["alert:", "did you mean alerts?"]),
+        (["source.topic=x"], ["source.topic (--set)", "did you mean topics?"]),
+        (["alert.false_alarm_rate=1"], ["alert (--set)", "did you mean alerts?"]),
         (["alerts.false_alarm_rate=high"], ["alerts.false_alarm_rate", "valid number", "'high'"]),
         (["alerts.false_alarm_rate=0"], ["alerts.false_alarm_rate", "greater than 0"]),
         (["detector.device=gpu"], ["detector.device", "'auto', 'cpu' or 'cuda'"]),
@@ -137,10 +168,15 @@ def test_a_value_from_the_environment_cannot_bring_structure(tmp_path: Path) -> 
         (["sink.dead_letter_topic=stream-ad.scores"], ["sink.dead_letter_topic"]),
         (["sink.anomalies_topic=stream-ad.scores"], ["sink.anomalies_topic"]),
         (["source.sasl_mechanism=PLAIN"], ["source.security_protocol"]),
-        (["source.security_protocol=SASL_SSL"], ["source.sasl_mechanism"]),
+        (["source.security_protocol=SASL_SSL"], ["source.sasl_mechanism", "1 problem(s)"]),
+        (["sink.security_protocol=SASL_SSL"], ["sink.sasl_mechanism", "1 problem(s)"]),
         (["source.ssl_certfile=x"], ["source.ssl_keyfile"]),
         (["source.max_poll_interval=10"], ["source.max_poll_interval"]),
-        (["source.type=carrier-pigeon"], ["source"]),
+        (["source.type=carrier-pigeon"], ["source.type (--set)", "'kafka', 'file', 'memory'", "'carrier-pigeon'"]),
+        (["source.security_protocol=ssl"], ["source.security_protocol", "'PLAINTEXT', 'SSL'", "1 problem(s)"]),
+        (["source.topics=a,b"], ["source.topics", "a list is written [a,b]"]),
+        (["shutdown_timeout=inf"], ["shutdown_timeout", "finite"]),
+        (["schema.missing_values=[nan]"], ["schema.missing_values.0", "finite"]),
         (["no-equals-sign"], ["section.key=value"]),
         (["shutdown_timeout=-1"], ["shutdown_timeout"]),
     ],
@@ -158,14 +194,30 @@ def test_problems_come_with_their_line_and_all_at_once(tmp_path: Path) -> None:
     assert "2 problem(s)" in message
 
 
+def test_a_problem_of_an_override_names_the_override_and_no_line(tmp_path: Path) -> None:
+    text = SMALL + "alerts:\n  false_alarm_rate: 0.1\n"
+    assert "alerts.false_alarm_rate (--set): " in problems(tmp_path, text, "alerts.false_alarm_rate=x")
+    environ = {"STREAM_AD__ALERTS__RATE": "1"}
+    assert "alerts.rate (STREAM_AD__ALERTS__RATE): there is no such key" in problems(tmp_path, text, **environ)
+
+
 def test_a_key_that_stands_twice_is_an_error(tmp_path: Path) -> None:
     message = problems(tmp_path, SMALL + "registry:\n  path: a\n  path: b\n")
     assert "registry.path (line 9): stands here a second time" in message
 
 
-@pytest.mark.parametrize("text", ["", "just a text", "- a\n- b\n", "source: [\n", "\t"])
+@pytest.mark.parametrize(
+    "text", ["", "just a text", "- a\n- b\n", "source: [\n", "\t", "source: &a {x: *a}", "[a]: 1", "\0"]
+)
 def test_what_is_no_configuration_at_all(tmp_path: Path, text: str) -> None:
     problems(tmp_path, text)
+
+
+def test_a_file_in_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(SMALL.encode() + "# Größe\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"line 7.*UTF-8"):
+        load(path, environ={})
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -179,9 +231,11 @@ def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
     found = read(tmp_path, SMALL, *overrides, f"source.sasl_password={secret}")
     assert secret not in str(found.dump()) + repr(found) + str(found)
     assert found.sink.sasl_password.get_secret_value() == secret, "the sink uses the source's connection"
-    message = problems(tmp_path, SMALL, *overrides, f"source.sasl_password=[{secret}]")
-    assert secret not in message
-    assert "source.sasl_password" in message
+    for wrong in (f"sasl_password: [{secret}]", f"sasl_password: {secret}, type: pigeon", f"sasl_pasword: {secret}"):
+        message = problems(tmp_path, SMALL.replace("  topics: [t]", f"  {{topics: [t], {wrong}}}"))
+        assert secret not in message
+        assert "source." in message
+    assert secret not in problems(tmp_path, SMALL, f"source.sasl_password:{secret}")
 
 
 def test_connection_settings_left_out_of_the_sink_are_the_sources(tmp_path: Path) -> None:

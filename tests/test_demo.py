@@ -130,6 +130,12 @@ def test_the_report_says_whether_it_was_good(found: bool, verdict: str) -> None:
     assert console.export_text().rstrip().split("\n")[-1].startswith(verdict)
 
 
+def test_a_demo_that_is_cut_short_gets_no_verdict() -> None:
+    console = Console(file=io.StringIO(), width=80, record=True)
+    console.print(report(board_of({}, rows=50).summary(STATUS, seed=0, budget=0.005, seconds=2.0)))
+    assert console.export_text().rstrip().split("\n")[-1].startswith("Too early to say")
+
+
 def test_a_summary_without_a_folder_is_refused_before_anything_runs(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=200)
     summary = tmp_path / "missing" / "summary.json"

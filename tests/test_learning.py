@@ -23,26 +23,26 @@ def numbered(first: int, last: int) -> np.ndarray:
 
 
 def test_window_keeps_the_latest_inliers_in_order() -> None:
-    window = InlierWindow(10, 2)
+    window = InlierWindow(10, 2, 0.01)
     for first in range(0, 28, 4):
         window.add(numbered(first, first + 4), np.full(4, 0.3))
-    assert window.training_rows(0.01).rows[:, 0].tolist() == list(range(18, 28))
+    assert window.training_rows().rows[:, 0].tolist() == list(range(18, 28))
 
 
 def test_flagged_rows_never_enter_the_window() -> None:
-    window = InlierWindow(10, 2)
-    window.add(numbered(0, 6), np.array([0.1, 1.0, 0.2, 3.0, 0.3, 1.2]))
-    training = window.training_rows(0.01)
+    window = InlierWindow(10, 2, 0.01)
+    window.add(numbered(0, 6), np.array([0.1, 1.0, 0.2, 1.7, 0.3, 1.2]))
+    training = window.training_rows()
     assert training.rows[:, 0].tolist() == [0, 2, 4]
-    assert 3.0 not in training.flagged[:, 0], "strongly flagged rows do not even help to calibrate"
+    assert 3.0 not in training.flagged[:, 0], "far above the threshold they do not even help to calibrate"
 
 
 def test_a_flagged_row_keeps_its_place_in_time() -> None:
-    window = InlierWindow(1000, 2)
+    window = InlierWindow(1000, 2, 0.01)
     score = np.full(1000, 0.5)
     score[400] = 1.0
     window.add(numbered(0, 1000), score)
-    training = window.training_rows(0.01)
+    training = window.training_rows()
     assert training.flagged[:, 0].tolist() == [400]
     assert training.flagged_place.tolist() == [400]
 
@@ -73,36 +73,36 @@ def test_a_threshold_that_is_too_low_shows_in_the_flagged_inliers() -> None:
 
 
 def test_flagged_rows_older_than_the_window_are_forgotten() -> None:
-    window = InlierWindow(4, 2)
+    window = InlierWindow(4, 2, 0.01)
     window.add(numbered(0, 2), np.array([1.1, 0.5]))
     window.add(numbered(2, 8), np.full(6, 0.5))
-    assert len(window.training_rows(0.01).flagged) == 0
+    assert len(window.training_rows().flagged) == 0
 
 
 def test_rows_from_before_the_first_model_are_not_truncated() -> None:
-    window = InlierWindow(10, 2)
+    window = InlierWindow(10, 2, 0.01)
     window.add(numbered(0, 5), np.full(5, np.nan))
-    assert window.training_rows(0.01).truncated(0.01) == 0.0
+    assert window.training_rows().truncated(0.01) == 0.0
     window.add(numbered(5, 10), np.full(5, 0.5))
-    assert window.training_rows(0.01).truncated(0.01) == pytest.approx(0.5 * 0.001)
+    assert window.training_rows().truncated(0.01) == pytest.approx(0.5 * 0.001)
 
 
 def test_window_survives_in_its_state() -> None:
-    window = InlierWindow(6, 2)
-    window.add(numbered(0, 9), np.array([0.1, 1.1, 0.2, 0.2, 2.0, 0.2, 0.2, 0.2, 0.2]))
-    again = InlierWindow(6, 2)
+    window = InlierWindow(6, 2, 0.01)
+    window.add(numbered(0, 9), np.array([0.1, 1.1, 0.2, 0.2, 1.9, 0.2, 0.2, 0.2, 0.2]))
+    again = InlierWindow(6, 2, 0.01)
     again.restore(window.state())
     for name, array in window.state().items():
         np.testing.assert_array_equal(array, again.state()[name])
-    smaller = InlierWindow(3, 2)
+    smaller = InlierWindow(3, 2, 0.01)
     smaller.restore(window.state())
-    assert smaller.training_rows(0.01).rows[:, 0].tolist() == [6, 7, 8]
+    assert smaller.training_rows().rows[:, 0].tolist() == [6, 7, 8]
 
 
 def test_a_batch_larger_than_the_window_leaves_its_end() -> None:
-    window = InlierWindow(3, 2)
+    window = InlierWindow(3, 2, 0.01)
     window.add(numbered(0, 10), np.full(10, 0.5))
-    assert window.training_rows(0.01).rows[:, 0].tolist() == [7, 8, 9]
+    assert window.training_rows().rows[:, 0].tolist() == [7, 8, 9]
 
 
 def test_triggers_first_rows_and_time() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream_ad.monitoring import Metrics, MonitoringServer, OncePerMinute, configure_logs
@@ -115,6 +116,17 @@ def test_lag_of_partitions_that_went_away_disappears(metrics: Metrics, server: M
     assert left == {(("partition", "3"), ("topic", "t"))}
 
 
+def test_lag_in_seconds_keeps_topics_apart(metrics: Metrics, server: MonitoringServer) -> None:
+    decoded, verdicts = a_batch([0.1, 0.1, 0.1], [int(NOW * 1000) - 5000, int(NOW * 1000) - 9000, NO_TIMESTAMP])
+    decoded.batch.raw.topics[:] = ["t", "u", "v"]
+    metrics.observe_batch(decoded, verdicts, NOW)
+    metrics.set_lag([("t", 2, 1), ("u", 2, 1), ("v", 2, 1)], NOW)
+    assert value(server, "stream_ad_consumer_lag_seconds", topic="t", partition="2") == pytest.approx(5.0)
+    assert value(server, "stream_ad_consumer_lag_seconds", topic="u", partition="2") == pytest.approx(9.0)
+    without_stamps = ("stream_ad_consumer_lag_seconds", (("partition", "2"), ("topic", "v")))
+    assert without_stamps not in series(server)
+
+
 def test_lag_in_seconds_is_nought_at_the_end_and_never_negative(metrics: Metrics, server: MonitoringServer) -> None:
     metrics.observe_batch(*a_batch([0.1], [int(NOW * 1000) + 99_000]), NOW)
     metrics.set_lag([("t", 2, 5)], NOW)
@@ -126,6 +138,14 @@ def test_alert_ratio_looks_back_on_the_latest_rows(metrics: Metrics, server: Mon
     assert value(server, "stream_ad_alert_ratio") == 1.0
     metrics.observe_batch(*a_batch([0.1] * 15_000), NOW)
     assert value(server, "stream_ad_alert_ratio") == 0.0
+
+
+def test_batches_without_scores_leave_the_alert_ratio_alone(metrics: Metrics, server: MonitoringServer) -> None:
+    metrics.observe_batch(*a_batch([2.0, 0.1]), NOW)
+    for _ in range(100):
+        metrics.observe_batch(*a_batch([np.nan]), NOW)
+    assert value(server, "stream_ad_alert_ratio") == 0.5
+    assert len(metrics._recent) == 1, "what is kept for the ratio stays bounded"
 
 
 def test_source_counters_only_grow(metrics: Metrics, server: MonitoringServer) -> None:
@@ -151,6 +171,17 @@ def test_missing_share_by_feature(metrics: Metrics, server: MonitoringServer) ->
     assert value(server, "stream_ad_feature_missing_ratio", feature="a") == 0.0
 
 
+def test_open_metrics_if_asked(metrics: Metrics, server: MonitoringServer) -> None:
+    metrics.observe_batch(*a_batch([0.2, 7.0]), NOW)
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+        names = {family.name for family in open_metrics(answer.read().decode())}
+    assert {"stream_ad_score", "stream_ad_records", "stream_ad_build_info"} <= names
+
+
 def test_two_workers_in_one_process_do_not_clash(metrics: Metrics) -> None:
     other = Metrics(["a"], "0.0")
     other.training_finished("rows", "accepted", 1.0)
@@ -164,6 +195,38 @@ def test_health_and_status(server: MonitoringServer) -> None:
     assert json.loads(get(server, "/api/status")[1]) == {"rows": 3}
     assert "<td>rows</td><td>3</td>" in get(server, "/")[1]
     assert get(server, "/favicon.ico")[0] == 404
+
+
+def test_readiness_follows_the_worker(metrics: Metrics) -> None:
+    reasons = ["source and sink are not connected"]
+    server = MonitoringServer(metrics, lambda: list(reasons), dict, "127.0.0.1", 0)
+    server.start()
+    try:
+        assert value(server, "stream_ad_ready") == 0.0
+        reasons.clear()
+        assert get(server, "/readyz") == (200, '{"ready": true, "reasons": []}')
+        assert value(server, "stream_ad_ready") == 1.0
+    finally:
+        server.close()
+
+
+def test_a_status_that_cannot_be_told_is_an_error_and_no_bare_nan(
+    metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = MonitoringServer(metrics, list, lambda: {"rate": float("nan")}, "127.0.0.1", 0)
+    server.start()
+    try:
+        code, body = get(server, "/api/status")
+        assert (code, "NaN" in body) == (500, False)
+        assert get(server, "/livez")[0] == 200
+    finally:
+        server.close()
+    assert "no answer to /api/status" in caplog.text
+
+
+def test_one_silent_client_holds_up_no_other(server: MonitoringServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)):
+        assert get(server, "/livez")[0] == 200
 
 
 def test_a_port_that_is_taken_is_named(metrics: Metrics) -> None:
@@ -198,6 +261,14 @@ def test_logs_for_machines_are_one_object_a_line(root_logger: None) -> None:
     line = json.loads(logged("auto", rows=3))
     assert (line["level"], line["message"], line["rows"]) == ("warning", "it broke", 3)
     assert "ValueError: why" in line["traceback"]
+
+
+def test_logs_for_machines_are_strict_json(root_logger: None) -> None:
+    def refused(constant: str) -> None:
+        raise AssertionError(constant)
+
+    line = json.loads(logged("json", share=float("nan"), most=float("inf"), text="\udcff"), parse_constant=refused)
+    assert (line["share"], line["most"]) == ("nan", "inf")
 
 
 def test_logs_for_people(root_logger: None) -> None:

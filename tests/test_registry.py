@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,19 @@ def test_a_damaged_file_is_refused_by_name(registry: ModelRegistry, file: str) -
         registry.load(version)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"format": 1, "verdict": {}}'])
 def test_a_torn_description_is_refused(registry: ModelRegistry, content: str) -> None:
     version = registry.save(a_snapshot())
     (registry.path / version / "model.json").write_text(content)
     with pytest.raises(SnapshotError):
+        registry.load(version)
+
+
+def test_weights_without_a_sum_are_refused(registry: ModelRegistry) -> None:
+    version = registry.save(a_snapshot())
+    path = registry.path / version / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sha256": {}}))
+    with pytest.raises(SnapshotError, match=r"weights\.safetensors is damaged"):
         registry.load(version)
 
 
@@ -86,11 +95,25 @@ def test_a_damaged_live_model_gives_way_to_the_newest_good_one(registry: ModelRe
 
 @pytest.mark.parametrize("content", [b"", b"2031", b"\xff\xfe", b"../../etc/passwd", b"20310304T090000000-abcd"])
 def test_a_pointer_that_cannot_be_made_out_is_no_pointer(registry: ModelRegistry, content: bytes) -> None:
-    registry.save(a_snapshot())
-    assert registry.live() is None
-    (registry.path / "live").write_bytes(content)
+    registry.save(a_snapshot(accepted=False))
     assert registry.live() is None
     assert registry.load_live() is None
+    (registry.path / "live").write_bytes(content)
+    assert registry.live() is None
+    assert registry.load_live() is None, "a rejected model is no way out"
+
+
+@pytest.mark.parametrize("content", [b"", b"2031", b"20310304T090000000-abcd"])
+def test_a_torn_pointer_gives_way_to_the_newest_good_model(
+    registry: ModelRegistry, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    good, _ = registry.save(a_snapshot()), registry.save(a_snapshot(accepted=False))
+    assert registry.load_live() is None, "nothing was made live yet"
+    (registry.path / "live").write_bytes(content)
+    found = registry.load_live()
+    assert found is not None
+    assert found.version == good
+    assert "names no model that is there" in caplog.text
 
 
 def test_the_pointer_may_be_a_symbolic_link_that_is_swapped(registry: ModelRegistry) -> None:
@@ -154,6 +177,28 @@ def test_the_window_of_the_last_run(registry: ModelRegistry) -> None:
     path = registry.path / "window.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert registry.load_window() is None
+
+
+def test_a_crash_between_sum_and_window_leaves_the_old_window(
+    registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.check_writable()
+    registry.save_window({"values": np.array([1.0])})
+    whole = registry._replace
+
+    def crash(name: str, content: bytes) -> None:
+        if name == "window.safetensors":
+            raise KeyboardInterrupt
+        whole(name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_replace", crash)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                registry.save_window({"values": np.array([2.0])})
+    np.testing.assert_array_equal(registry.load_window()["values"], [1.0])  # type: ignore[index]  # it is there
+    registry.save_window({"values": np.array([3.0])})
+    np.testing.assert_array_equal(registry.load_window()["values"], [3.0])  # type: ignore[index]  # it is there
 
 
 def test_a_model_of_another_schema_is_refused_with_the_difference() -> None:

@@ -33,7 +33,7 @@ def wait_for(what: Callable[[], object], seconds: float = 60.0) -> object:
 
 
 def a_window(n: int = 400) -> InlierWindow:
-    window = InlierWindow(n, 3)
+    window = InlierWindow(n, 3, 0.01)
     window.add(np.random.default_rng(0).normal(size=(n, 3)), np.full(n, np.nan))
     return window
 

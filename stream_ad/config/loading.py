@@ -67,6 +67,8 @@ class _Document:
     def problem(self, path: Path_, message: str, **more: str | None) -> Problem:
         """A problem with the place that `path` comes from."""
         origin = next((self.origins[path[:i]] for i in range(len(path), 0, -1) if path[:i] in self.origins), None)
+        if origin is None and path not in self.lines:  # a section that only an override made
+            origin = next((one for place, one in self.origins.items() if path and place[: len(path)] == path), None)
         line = None if origin else self.lines.get(path)
         return Problem(_dotted(path), message, line, origin, **more)
 
@@ -209,7 +211,7 @@ def _override_value(text: str) -> Any:
 
 def _validate(document: _Document, source: str) -> Config:
     # A section with all its keys commented out is there, and empty.
-    empty = {name: {} for name, value in document.data.items() if value is None and name in SECTIONS}
+    empty: dict[str, Any] = {name: {} for name, value in document.data.items() if value is None and name in SECTIONS}
     data = document.data = document.data | empty
     for section in ("source", "sink"):
         if isinstance(data.get(section), dict):

@@ -95,23 +95,26 @@ class Run:
         self.exit_code = 1
         self.feeder = feeder
         self._worker = worker
-        self._thread = threading.Thread(target=self._work, name="demo-worker", daemon=True)
-        self._thread.start()
+        # Not the thread's own join: in Python 3.11, Ctrl-C during a join makes a running thread count as ended.
+        self._ended = threading.Event()
+        threading.Thread(target=self._work, name="demo-worker", daemon=True).start()
         feeder.start()
 
     def wait(self, seconds: float) -> bool:
         """Whether the worker has ended, which it may for `seconds`."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        return self._ended.wait(seconds)
 
     def stop(self) -> None:
         """End before all rows are through."""
         self._worker.stop()
-        self._thread.join()
+        self._ended.wait()
 
     def _work(self) -> None:
-        self.exit_code = self._worker.run()
-        self.feeder.stopping.set()
+        try:
+            self.exit_code = self._worker.run()
+        finally:
+            self.feeder.stopping.set()
+            self._ended.set()
 
 
 def watch(run: Run, board: Scoreboard, view: View, console: Console, live: bool) -> None:

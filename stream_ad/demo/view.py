@@ -150,6 +150,8 @@ def report_lines(summary: Summary) -> list[str]:
     found = summary.faults_found / max(1, summary.faults)
     ratio = summary.false_alarm_rate / summary.false_alarm_budget
     verdict = "Good" if found >= 0.9 and ratio <= 2.0 else "Not good enough"
+    if summary.faults == 0:
+        verdict = "Too early to say"
     p50, p99 = 1000 * summary.latency_p50_seconds, 1000 * summary.latency_p99_seconds
     return [
         f"Faults: {found:.0%} found; in {summary.right_feature_share:.0%} of these the right sensor was named.",

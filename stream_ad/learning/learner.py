@@ -44,7 +44,7 @@ class Learner:
     """Owns all that the next model comes from. No method of it waits for a training."""
 
     def __init__(self, settings: LearningSettings, registry: ModelRegistry, recipe: Recipe | None = None) -> None:
-        self.window = InlierWindow(settings.window_rows, len(settings.features))
+        self.window = InlierWindow(settings.window_rows, len(settings.features), settings.false_alarm_rate)
         self.trainer = Trainer(settings.timeout_seconds)
         self.triggers = Triggers(
             settings.min_rows, settings.every_rows, settings.every_seconds, settings.min_interval_seconds

@@ -62,9 +62,9 @@ def run(folder: Path) -> Result:
     torch.set_num_threads(job.threads)
     started = time.time()
     arrays = load_file(folder / WINDOW_FILE)
-    window = InlierWindow(max(1, len(arrays["inliers.score"])), len(job.features))
+    window = InlierWindow(max(1, len(arrays["inliers.score"])), len(job.features), job.false_alarm_rate)
     window.restore(arrays)
-    training = window.training_rows(job.false_alarm_rate, job.seed)
+    training = window.training_rows(job.seed)
 
     def end_with_parent(share: float) -> None:
         if os.getppid() != job.parent:

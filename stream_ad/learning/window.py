@@ -44,22 +44,23 @@ class Ring:
         self.values = np.empty((capacity, n_features))
         self.position = np.empty(capacity, np.int64)
         self.score = np.empty(capacity)
-        self.added = 0
+        self._end = 0
+        self._size = 0
 
     def __len__(self) -> int:
-        return min(self.added, len(self.position))
+        return self._size
 
     def add(self, values: Float64, position: Int64, score: Float64) -> None:
         capacity = len(self.position)
         values, position, score = values[-capacity:], position[-capacity:], score[-capacity:]
-        at = (self.added + np.arange(len(position))) % capacity
+        at = (self._end + np.arange(len(position))) % capacity
         self.values[at], self.position[at], self.score[at] = values, position, score
-        self.added += len(position)
+        self._end = (self._end + len(position)) % capacity
+        self._size = min(capacity, self._size + len(position))
 
     def ordered(self) -> tuple[Float64, Int64, Float64]:
         """Copies of values, positions and scores, oldest first."""
-        size = len(self)
-        at = (self.added - size + np.arange(size)) % len(self.position)
+        at = (self._end - self._size + np.arange(self._size)) % len(self.position)
         return self.values[at], self.position[at], self.score[at]
 
 
@@ -70,10 +71,11 @@ class InlierWindow:
     gives each its position, so that a flagged row can be placed between the inliers of its time.
     """
 
-    def __init__(self, capacity: int, n_features: int) -> None:
+    def __init__(self, capacity: int, n_features: int, alpha: float) -> None:
         self.inliers = Ring(capacity, n_features)
         self.quarantine = Ring(max(64, round(QUARANTINE_SHARE * capacity)), n_features)
         self.seen = 0
+        self._alpha = alpha
 
     def __len__(self) -> int:
         return len(self.inliers)
@@ -83,10 +85,10 @@ class InlierWindow:
         position = self.seen + np.arange(len(score))
         self.seen += len(score)
         flagged = score >= 1.0
-        self.inliers.add(values[~flagged], position[~flagged], score[~flagged])
-        self.quarantine.add(values[flagged], position[flagged], score[flagged])
+        for ring, rows in ((self.inliers, ~flagged), (self.quarantine, flagged)):
+            ring.add(values[rows], position[rows], score[rows])
 
-    def training_rows(self, alpha: float, seed: int = 0) -> TrainingRows:
+    def training_rows(self, seed: int = 0) -> TrainingRows:
         """The inliers, and of the mildly flagged rows that fell between them as many as are inliers too.
 
         Which of them are inliers nobody knows, but how likely each is: see `inlier_probability`.
@@ -95,7 +97,7 @@ class InlierWindow:
         flagged, flagged_position, flagged_score = self.quarantine.ordered()
         recent = flagged_position >= (position[0] if len(position) else 0)
         scored = np.isfinite(score)
-        probability = inlier_probability(flagged_score[recent], int(scored.sum()), alpha)
+        probability = inlier_probability(flagged_score[recent], int(scored.sum()), self._alpha)
         kept = np.random.default_rng(seed).random(len(probability)) < probability
         place = np.searchsorted(position, flagged_position[recent][kept])
         share = float(scored.mean()) if len(score) else 0.0

@@ -19,6 +19,8 @@ log = logging.getLogger("stream_ad.monitoring")
 
 REQUEST_SECONDS = 10.0
 """A client that connects and says nothing must not hold a thread for ever."""
+POLL_SECONDS = 0.1
+"""`close` waits for this long at most."""
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="2">
 <link rel="icon" href="data:,"><title>stream_ad</title>
 <style>body{{font:16px system-ui;margin:2rem;max-width:48rem}}td{{padding:.2rem 1.5rem .2rem 0}}</style>
@@ -91,7 +93,9 @@ class MonitoringServer:
             raise OSError(
                 f"monitoring.port {port} on {host} cannot be opened: {error.strerror}; 0 takes a free one"
             ) from error
-        threading.Thread(target=self._server.serve_forever, name="monitoring", daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, args=(POLL_SECONDS,), name="monitoring", daemon=True
+        ).start()
 
     def answer(self, path: str, accept: str) -> tuple[int, str, bytes]:
         """Status code, content type and body for a path."""

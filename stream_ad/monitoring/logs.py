@@ -23,8 +23,8 @@ def configure_logs(log_format: str, level: str, stream: TextIO | None = None) ->
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # The client logs each of its own retries; what matters of them reaches the worker as an error.
-    logging.getLogger("kafka").setLevel(logging.ERROR)
+    # Not lower: the client tells of each of its steps. Not higher: why a connection failed is only told there.
+    logging.getLogger("kafka").setLevel(logging.WARNING)
 
 
 def extra_fields(record: logging.LogRecord) -> dict[str, object]:
