@@ -13,7 +13,17 @@ from stream_ad import __version__
 from stream_ad.config import Config, FileSource
 from stream_ad.learning import ColdStart, Learner, LearningSettings, LoadedModel, Outcome, threads_each
 from stream_ad.monitoring import Metrics, MonitoringServer, OncePerMinute
-from stream_ad.records import FieldDrift, RawBatch, RecordSchema, Status, dead_letters, encode, make_decoder
+from stream_ad.records import (
+    Decoded,
+    FieldDrift,
+    RawBatch,
+    RecordSchema,
+    Status,
+    Verdicts,
+    dead_letters,
+    encode,
+    make_decoder,
+)
 from stream_ad.registry import ModelRegistry, RegistryError
 from stream_ad.scoring import Scorer
 from stream_ad.transports import (
@@ -75,6 +85,7 @@ class Worker:
         }
         self._started = time.monotonic()
         self._lag = 0
+        self._missing_topics: list[str] = []
         self.server = MonitoringServer(
             self.metrics,
             self.not_ready,
@@ -150,14 +161,20 @@ class Worker:
         """Decode, score and emit one batch; returns when all its outputs are acknowledged."""
         with self.metrics.stage("decode"):
             decoded = self._decoder.decode(raw)
-        batch = decoded.batch
-        with self.metrics.stage("score"):
-            verdicts = self._scorer.score(batch)
-        with self.metrics.stage("emit"):
-            sink.write(batch.keys, encode(batch, verdicts, self.schema), verdicts.flagged.tolist())
+        verdicts = []
+        with self.metrics.stage("score_and_emit"):
+            for part, scored in self._scorer.score_ahead(decoded.batch):
+                sink.write(part.keys, encode(part, scored, self.schema), scored.flagged.tolist())
+                verdicts.append(scored)
             if decoded.bad:
                 sink.write_dead_letters(dead_letters(decoded))
+        with self.metrics.stage("flush"):
             sink.flush()
+        self._account(decoded, Verdicts.join(verdicts))
+
+    def _account(self, decoded: Decoded, verdicts: Verdicts) -> None:
+        """What follows from a batch that is delivered: learning, counting, telling of bad records."""
+        batch = decoded.batch
         learnable = self._scorer.learnable(batch)
         # The cold start's scores are not calibrated: to the window they are no scores at all.
         score = np.where(verdicts.status == Status.SCORED, verdicts.score, np.nan)
@@ -169,7 +186,7 @@ class Worker:
         self.metrics.observe_batch(decoded, verdicts, time.time())
         self.metrics.set_feature_residuals(self._scorer.residual)
         self._counts["rows"] += len(batch)
-        self._counts["records"] += len(raw)
+        self._counts["records"] += len(batch.raw)
         self._counts["anomalies"] += len(verdicts.flagged)
         self._counts["dead_letters"] += len(decoded.bad)
 
@@ -207,6 +224,7 @@ class Worker:
         self._next_statistics = now + STATISTICS_SECONDS
         statistics = source.statistics()
         self._lag = sum(partition.records for partition in statistics.lag)
+        self._missing_topics = statistics.missing_topics
         lag = [(one.topic, one.partition, one.records) for one in statistics.lag]
         self.metrics.set_lag(lag, time.time())
         self.metrics.set_source_counters(
@@ -240,6 +258,7 @@ class Worker:
 
     def _close(self, source: Source, sink: Sink) -> None:
         self._connected = False
+        self._scorer.close()
         self._learner.close()
         sink.close()
         source.close()
@@ -265,6 +284,8 @@ class Worker:
         reasons = []
         if not self._connected:
             reasons.append("source and sink are not connected")
+        if self._missing_topics:
+            reasons.append(f"topics that are gone: {', '.join(self._missing_topics)}")
         if not self._scorer.ready:
             rows, needed = len(self._learner.window), self.config.training.min_rows
             reasons.append(f"no model yet: {rows} of {needed} rows for the first training")
