@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -89,6 +90,8 @@ def run(config: ConfigPath = DEFAULT_CONFIG, overrides: Overrides = None) -> Non
     Exit codes: 0 ended as asked, 1 broker lost or never reached, 2 wrong configuration.
     """
     settings = read_config(config, overrides)
+    # Until the worker is there to end in good order; as process 1 there would be no default action.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     from stream_ad.config import warnings
     from stream_ad.monitoring import configure_logs
 
@@ -99,7 +102,16 @@ def run(config: ConfigPath = DEFAULT_CONFIG, overrides: Overrides = None) -> Non
 
     worker = Worker(settings)
     end_on_signals(worker, settings.shutdown_timeout)
-    raise typer.Exit(worker.run())
+    raise typer.Exit(worker.run(on_ready=leave_out_of_garbage_collection))
+
+
+def leave_out_of_garbage_collection() -> None:
+    """Take all that is loaded by now out of the garbage collector's rounds.
+
+    A million objects of the libraries, looked through again and again, cost a quarter of the throughput.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def end_on_signals(worker: Worker, shutdown_timeout: float) -> None:

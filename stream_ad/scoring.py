@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,9 +10,6 @@ from stream_ad.records import Batch, RecordSchema, Status, Verdicts
 
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
-
-PART_ROWS = 1000
-"""Rows scored at a time, so that scoring runs ahead of writing."""
 
 
 class Scorer:
@@ -28,7 +22,6 @@ class Scorer:
         self._n_features = len(schema.features)
         self._max_missing = schema.max_missing
         self._cold_start = cold_start
-        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="scorer")
 
     @property
     def ready(self) -> bool:
@@ -39,22 +32,6 @@ class Scorer:
         """Use another model from the next batch on."""
         self.model = model
         self._cold_start = None
-
-    def score_ahead(self, batch: Batch) -> Iterator[tuple[Batch, Verdicts]]:
-        """The batch in parts with their verdicts; each part is scored while the caller deals with the one before.
-
-        The detector computes without the interpreter's lock, so writing outputs goes on beside it.
-        """
-        parts = batch.parts(PART_ROWS)
-        if len(parts) == 1:
-            yield batch, self.score(batch)
-            return
-        verdicts = [self._ahead.submit(self.score, part) for part in parts]
-        for part, scored in zip(parts, verdicts, strict=True):
-            yield part, scored.result()
-
-    def close(self) -> None:
-        self._ahead.shutdown(cancel_futures=True)
 
     def score(self, batch: Batch) -> Verdicts:
         """Verdicts on all rows; a row with nothing known is `unscored`, an extreme one is never normal."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -94,8 +95,11 @@ class Worker:
             port=config.monitoring.port,
         )
 
-    def run(self) -> int:
-        """Work until the source ends or `stop` is called; return the exit code."""
+    def run(self, on_ready: Callable[[], None] = lambda: None) -> int:
+        """Work until the source ends or `stop` is called; return the exit code.
+
+        `on_ready` is called once, when everything is loaded and connected, before the first record.
+        """
         self._limit_threads()
         try:
             self.registry.check_writable()
@@ -110,6 +114,7 @@ class Worker:
         except (TransportError, OSError) as error:
             return self._fail(EXIT_FAILED, error)
         try:
+            on_ready()
             while not self._stopping.is_set() and not source.exhausted:
                 self._work(source, sink)
             log.info("stopping" if self._stopping.is_set() else "the source is read to its end")
@@ -161,16 +166,15 @@ class Worker:
         """Decode, score and emit one batch; returns when all its outputs are acknowledged."""
         with self.metrics.stage("decode"):
             decoded = self._decoder.decode(raw)
-        verdicts = []
-        with self.metrics.stage("score_and_emit"):
-            for part, scored in self._scorer.score_ahead(decoded.batch):
-                sink.write(part.keys, encode(part, scored, self.schema), scored.flagged.tolist())
-                verdicts.append(scored)
+        batch = decoded.batch
+        with self.metrics.stage("score"):
+            verdicts = self._scorer.score(batch)
+        with self.metrics.stage("emit"):
+            sink.write(batch.keys, encode(batch, verdicts, self.schema), verdicts.flagged.tolist())
             if decoded.bad:
                 sink.write_dead_letters(dead_letters(decoded))
-        with self.metrics.stage("flush"):
             sink.flush()
-        self._account(decoded, Verdicts.join(verdicts))
+        self._account(decoded, verdicts)
 
     def _account(self, decoded: Decoded, verdicts: Verdicts) -> None:
         """What follows from a batch that is delivered: learning, counting, telling of bad records."""
@@ -258,7 +262,6 @@ class Worker:
 
     def _close(self, source: Source, sink: Sink) -> None:
         self._connected = False
-        self._scorer.close()
         self._learner.close()
         sink.close()
         source.close()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stream_ad.detector.descriptors import FLOAT32_MAX
 from stream_ad.detector.fitting import Flagged, Progress, fit_hierarchical_detector
-from stream_ad.detector.hierarchical import HierarchicalDetector
+from stream_ad.detector.hierarchical import MOST_CANDIDATES, HierarchicalDetector
 from stream_ad.detector.recipe import Recipe
 
 Float64 = NDArray[np.float64]
@@ -125,7 +125,7 @@ class Detector:
         feature's share in the finding [n, d], which sum to 1."""
         module = self.compiled()
         with torch.inference_mode():
-            parts = [module.explain(part) for part in self._tensor(x).split(CHUNK)]
+            parts = [module.explain(part) for part in self._tensor(x).split(CHUNK // MOST_CANDIDATES)]
         if not parts:
             return np.empty(x.shape), np.empty(x.shape)
         expected, share = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))

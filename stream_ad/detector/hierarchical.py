@@ -140,13 +140,13 @@ class HierarchicalDetector(nn.Module):
         raw, expected = self.raw_score(filled)
         surprise = self.impute.surprise(filled)
         order = torch.topk(surprise, self.candidates, dim=1).indices
-        relief = torch.zeros_like(filled)
-        for i in range(self.candidates):
-            feature = order[:, i : i + 1]
-            without = self.impute(filled.scatter(1, feature, torch.full_like(raw[:, None], torch.nan)))
-            less, _ = self.raw_score(without)
-            relief = relief.scatter(1, feature, (raw - less).clamp(min=0.0)[:, None])
-            expected = expected.scatter(1, feature, without.gather(1, feature))
+        # Every row once for each candidate, with that feature missing.
+        trials = filled.repeat_interleave(self.candidates, dim=0)
+        feature = order.reshape(-1, 1)
+        without = self.impute(trials.scatter(1, feature, torch.full_like(trials[:, :1], torch.nan)))
+        less = self.raw_score(without)[0].reshape(-1, self.candidates)
+        relief = torch.zeros_like(filled).scatter(1, order, (raw[:, None] - less).clamp(min=0.0))
+        expected = expected.scatter(1, order, without.gather(1, feature).reshape(-1, self.candidates))
         # Where no single feature brings relief, surprise alone tells.
         relief = torch.where(relief.sum(dim=1, keepdim=True) > 0.0, relief * relief, surprise + 1e-9)
         share = relief.to(torch.float64)

@@ -72,25 +72,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def parts(self, rows: int) -> list[Batch]:
-        """The batch in pieces of `rows` rows; arrays are views. At least one piece."""
-        if len(self) <= rows:
-            return [self]
-        cuts = [slice(first, first + rows) for first in range(0, len(self), rows)]
-        return [
-            Batch(
-                raw=self.raw,
-                values=self.values[cut],
-                record=self.record[cut],
-                row=self.row[cut],
-                ids=self.ids[cut],
-                keys=self.keys[cut],
-                timestamps=self.timestamps[cut],
-                clipped=self.clipped[cut],
-            )
-            for cut in cuts
-        ]
-
 
 class Status(IntEnum):
     """What happened to a row; its lower-case name is the `status` of the output record."""
@@ -122,18 +103,6 @@ class Verdicts:
     """[n] True where any feature was missing."""
     model: str | None
     """Version of the model that scored, None while there is none."""
-
-    @classmethod
-    def join(cls, parts: list[Verdicts]) -> Verdicts:
-        """The verdicts on a batch from those on its parts, in order; one part at least."""
-        first, *rest = parts
-        if not rest:
-            return first
-        starts = np.cumsum([0, *(len(part.score) for part in parts[:-1])])
-        columns = ("status", "score", "p_value", "is_anomaly", "expected", "attribution", "imputed")
-        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
-        flagged = np.concatenate([part.flagged + start for part, start in zip(parts, starts, strict=True)])
-        return cls(**joined, flagged=flagged, model=first.model)
 
 
 class Reason:
