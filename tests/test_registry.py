@@ -150,6 +150,14 @@ def test_pruning_keeps_the_newest_and_the_live_one(registry: ModelRegistry) -> N
     assert registry.versions() == [versions[0], *versions[3:]]
 
 
+def test_pruning_leaves_a_way_back_however_many_are_rejected(registry: ModelRegistry) -> None:
+    versions = [registry.save(a_snapshot(accepted)) for accepted in (True, True, True, *[False] * 6)]
+    registry.set_live(versions[2])
+    registry.prune()
+    assert {versions[1], versions[2]} <= set(registry.versions())
+    assert registry.rollback() == versions[1]
+
+
 def test_what_a_crash_left_is_no_model_and_is_removed_later(registry: ModelRegistry) -> None:
     registry.save(a_snapshot())
     leftover = registry.path / ".tmp-20310304T090000000-abcd"

@@ -162,9 +162,15 @@ class ModelRegistry:
         return version
 
     def prune(self) -> None:
-        """Delete all but the `keep` newest versions, never the live one, and what crashes have left."""
+        """Delete all but the `keep` newest versions, and what crashes have left.
+
+        The live one stays, and the accepted one before it: however many are rejected, there is a way back.
+        """
+        live = self.live()
+        before = [summary.version for summary in self.list() if summary.accepted and summary.version < (live or "")]
+        kept = {live, *before[-1:]}
         for version in self.versions()[: -self.keep]:
-            if version != self.live():
+            if version not in kept:
                 shutil.rmtree(self.path / version, ignore_errors=True)
         for leftover in self.path.glob(f"{TEMPORARY_PREFIX}*"):
             # Workers that share the registry clean up at the same time: what is gone already is well.
