@@ -108,6 +108,7 @@ def score(config: Config, output: Path, progress: ProgressReport) -> Scored:
         raise RegistryError(f"no model in {config.registry.path}: train one first with stream-ad train --input FILE")
     require_schema(snapshot, schema.fingerprint, list(schema.features))
     detector = Detector.restore(snapshot.description, snapshot.weights, config.detector.device)
+    detector.set_false_alarm_rate(config.alerts.false_alarm_rate)
     scorer = Scorer(schema, None)
     scorer.swap(LoadedModel(snapshot.version, snapshot.created_at, detector))
     sink = make_sink(config.model_copy(update={"sink": FileSink(type="file", path=str(output))}))

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 from stream_ad import __version__
 from stream_ad.config import Config, FileSource
+from stream_ad.detector import choose_device
 from stream_ad.learning import ColdStart, Learner, LearningSettings, LoadedModel, Outcome, threads_each
 from stream_ad.monitoring import Metrics, MonitoringServer, OncePerMinute
 from stream_ad.records import (
@@ -100,8 +102,8 @@ class Worker:
 
         `on_ready` is called once, when everything is loaded and connected, before the first record.
         """
-        self._limit_threads()
         try:
+            self._prepare_computing()
             self.registry.check_writable()
             self.server.start()
             log.info("monitoring", extra={"monitoring_port": self.server.port, "threads": self._threads})
@@ -311,11 +313,13 @@ class Worker:
             "threads": self._threads,
         }
 
-    def _limit_threads(self) -> None:
-        """The scorer's share of the cores; set before the first tensor is computed."""
-        import torch
-
+    def _prepare_computing(self) -> None:
+        """Take the scorer's share of the cores, and see that the device is there."""
         torch.set_num_threads(self._threads)
+        try:
+            choose_device(self.config.detector.device)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
 
     def _learning_settings(self) -> LearningSettings:
         training, detector = self.config.training, self.config.detector

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import torch
 
 from stream_ad.config import Config
 from stream_ad.simulation import SENSORS, Plant
@@ -186,6 +187,41 @@ def test_a_training_by_hand_swaps_the_model_without_a_gap(live: Path, run: Calla
     worker.stop()
     assert running.wait() == 0
     assert len(sink.values) == 650
+
+
+def test_the_window_survives_an_orderly_end_and_is_not_mixed_up_with_another_schema(live: Path) -> None:
+    source = MemorySource()
+    worker = Worker(settings(live), source=source, sink=MemorySink())
+    assert score_all(worker, source, plant_json(Plant(0, drift=False).rows(300).values)) == 0
+    again = Worker(settings(live), source=MemorySource(), sink=MemorySink())
+    again._learner.restore()
+    for name, array in worker._learner.window.state().items():
+        np.testing.assert_array_equal(array, again._learner.window.state()[name])
+    (live / "live").unlink()
+    other = Worker(settings(live, schema__features=list(reversed(SENSORS))), source=MemorySource(), sink=MemorySink())
+    other._learner.restore()
+    assert learned(other) == 0
+
+
+def test_a_changed_budget_holds_for_the_model_that_is_there(live: Path) -> None:
+    values = plant_json(Plant(0, drift=False).rows(3000).values)
+    flagged = []
+    for rate in (0.05, 0.001):
+        source, sink = MemorySource(), MemorySink()
+        assert (
+            score_all(Worker(settings(live, alerts__false_alarm_rate=rate), source=source, sink=sink), source, values)
+            == 0
+        )
+        flagged.append(len(sink.anomalies))
+    assert flagged[0] > 75
+    assert flagged[1] < 15
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_stops_the_start(live: Path) -> None:
+    worker = Worker(settings(live, detector__device="cuda"), source=MemorySource(), sink=MemorySink())
+    assert worker.run() == 2
+    assert "detector.device" in worker.status()["failure"]
 
 
 def test_two_workers_in_one_process(live: Path, run: Callable[[Worker], Running]) -> None:

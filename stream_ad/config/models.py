@@ -120,11 +120,11 @@ class Training(Section):
     """Rows before the first training; until then records are `warming_up`."""
     window_rows: Annotated[int, Field(ge=50)] = 20_000
     """Capacity of the window of inliers."""
-    every_rows: PositiveInt | None = 100_000
+    every_rows: PositiveInt | None = 50_000
     """Train again after so many records."""
     every_seconds: PositiveFloat | None = 3600.0
     """Train again after so long."""
-    min_interval_seconds: Annotated[float, Field(ge=0.0)] = 60.0
+    min_interval_seconds: Annotated[float, Field(ge=0.0)] = 10.0
     """Least time between two trainings, whatever asks for them."""
     timeout_seconds: PositiveFloat = 1800.0
     """A training that takes longer is stopped."""

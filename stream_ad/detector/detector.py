@@ -171,6 +171,12 @@ class Detector:
         """All that was learned, by name, on the CPU."""
         return {name: value.cpu().contiguous() for name, value in self._fitted().state_dict().items()}
 
+    def set_false_alarm_rate(self, false_alarm_rate: float) -> None:
+        """Move the alert threshold; what was learned stays, since p-values do not depend on it."""
+        self.false_alarm_rate = false_alarm_rate
+        self._fitted().calibration.alpha.fill_(false_alarm_rate)
+        self._compiled = None
+
     @classmethod
     def restore(cls, description: dict[str, Any], tensors: dict[str, Tensor], device: Device = "auto") -> Detector:
         """Rebuild a detector from `description()` and `tensors()`."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream_ad.detector import Detector
-from stream_ad.registry import ModelRegistry, RegistryError, Snapshot, require_schema
+from stream_ad.registry import Arrays, ModelRegistry, RegistryError, Snapshot, require_schema
 
 log = logging.getLogger("stream_ad.models")
 
@@ -38,12 +38,14 @@ class ModelFollower:
         registry: ModelRegistry,
         features: list[str],
         fingerprint: str,
+        false_alarm_rate: float,
         device: str,
         every_seconds: float = 1.0,
     ) -> None:
         self._registry = registry
         self._features = features
         self._fingerprint = fingerprint
+        self._false_alarm_rate = false_alarm_rate
         self._device = device
         self._every = every_seconds
         self._next_look = 0.0
@@ -51,13 +53,16 @@ class ModelFollower:
         self._thread: threading.Thread | None = None
         self._loaded: LoadedModel | None = None
 
-    def first(self) -> LoadedModel | None:
-        """Load the live model now, if there is one. Raises `SchemaMismatch` for a model of another schema."""
+    def first(self) -> tuple[LoadedModel | None, Arrays | None]:
+        """The live model and the window it was learned from, loaded now, if there is one.
+
+        Raises `SchemaMismatch` for a model of another schema.
+        """
         snapshot = self._registry.load_live()
         if snapshot is None:
-            return None
+            return None, None
         self._known = self._registry.live()
-        return self._prepare(snapshot)
+        return self._prepare(snapshot), snapshot.window
 
     def look_now(self) -> None:
         """Look at the next call of `next_model`, whenever the last look was."""
@@ -90,6 +95,8 @@ class ModelFollower:
     def _prepare(self, snapshot: Snapshot) -> LoadedModel:
         require_schema(snapshot, self._fingerprint, self._features)
         detector = Detector.restore(snapshot.description, snapshot.weights, self._device)  # type: ignore[arg-type]  # checked by the config
+        # The budget may have been changed since it learned.
+        detector.set_false_alarm_rate(self._false_alarm_rate)
         row = detector.centre
         for n in WARM_UP_ROWS:
             for _ in range(2):

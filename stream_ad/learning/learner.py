@@ -49,7 +49,9 @@ class Learner:
         self.triggers = Triggers(
             settings.min_rows, settings.every_rows, settings.every_seconds, settings.min_interval_seconds
         )
-        self.follower = ModelFollower(registry, settings.features, settings.fingerprint, settings.device)
+        self.follower = ModelFollower(
+            registry, settings.features, settings.fingerprint, settings.false_alarm_rate, settings.device
+        )
         self._settings = settings
         self._registry = registry
         self._recipe = recipe or Recipe()
@@ -61,10 +63,15 @@ class Learner:
         Raises `SchemaMismatch` if that model has another schema.
         """
         remove_leftovers(Path(self._registry.path))
-        model = self.follower.first()
-        arrays = self._registry.load_window()
-        if arrays is not None and arrays["inliers.values"].shape[1] == len(self._settings.features):
-            self.window.restore(arrays)
+        model, learned_from = self.follower.first()
+        saved = self._registry.load_window()
+        if saved is not None and not np.array_equal(saved.pop("schema"), self._schema()):
+            log.warning("the window of the last run is of another schema and is not used")
+            saved = None
+        # After a crash the model's own window is newer than what the last orderly end has left.
+        windows = [window for window in (saved, learned_from) if window is not None]
+        if windows:
+            self.window.restore(max(windows, key=lambda window: int(window["seen"][0])))
             log.info("the window of the last run is back", extra={"rows": len(self.window)})
         if model is not None:
             self.triggers.has_model = True
@@ -121,4 +128,8 @@ class Learner:
         """End a running training and keep the window for the next run."""
         self.trainer.stop()
         if len(self.window):
-            self._registry.save_window(self.window.state())
+            self._registry.save_window(self.window.state() | {"schema": self._schema()})
+
+    def _schema(self) -> NDArray[np.uint8]:
+        """The schema's fingerprint as an array, to go with a saved window."""
+        return np.frombuffer(self._settings.fingerprint.encode(), np.uint8)
