@@ -260,7 +260,7 @@ def test_an_embedding_script_needs_no_guard(tmp_path: Path) -> None:
         "thread = threading.Thread(target=worker.run)\n"
         "thread.start()\n"
         "source.append(plant_json(Plant(0).rows(300).values))\n"
-        "wait_until(lambda: worker.status()['model'], 90)\n"
+        "wait_until(lambda: worker.status()['model'] and worker.status()['trainings'], 90)\n"
         "worker.stop()\n"
         "thread.join()\n"
         "print('learned once', worker.status()['trainings'])\n"
