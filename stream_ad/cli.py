@@ -276,7 +276,7 @@ def produce(
     rows: Annotated[int, typer.Option(min=1, help="How many rows of the simulated plant to send.")] = 20_000,
     rate: Annotated[float | None, typer.Option(min=0.1, help="Rows a second; as fast as it goes if left out.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed is another plant.")] = 0,
-    fault_rate: Annotated[float, typer.Option(min=0.0, help="Faults in a thousand rows of the plant.")] = 2.0,
+    fault_rate: Annotated[float, typer.Option(min=0.0, help="Faults in a thousand rows of the plant.")] = 0.5,
     delimiter: Delimiter = ",",
     decimal_comma: DecimalComma = False,
     header_line: HeaderLine = 1,

@@ -24,7 +24,7 @@ from stream_ad.transports.memory import MemorySink, MemorySource
 from stream_ad.worker import Worker
 
 ROWS = 38_000
-FAULT_RATE = 1.0
+FAULT_RATE = 0.5
 """Faults in a thousand rows."""
 FALSE_ALARM_RATE = 0.005
 WINDOW_ROWS = 16_000

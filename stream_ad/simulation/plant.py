@@ -199,15 +199,15 @@ class Plant:
             rows = slice(start, start + int(rng.integers(1, 4)))
             column[rows] += sign * rng.uniform(10.0, 16.0) * spread
         elif KINDS[kind] == "drift":
-            rows = slice(start, start + int(rng.integers(100, 180)))
+            rows = slice(start, start + int(rng.integers(30, 60)))
             length = rows.stop - rows.start
             column[rows] += sign * rng.uniform(10.0, 16.0) * spread * np.linspace(0.0, 1.0, length)
         elif KINDS[kind] == "stuck":
-            rows = slice(start, start + int(rng.integers(100, 180)))
+            rows = slice(start, start + int(rng.integers(40, 90)))
             feature = self._leaving_sensor(block.values[rows], feature)
             block.values[rows, feature] = block.values[start, feature]
         else:
-            rows = slice(start, start + int(rng.integers(40, 100)))
+            rows = slice(start, start + int(rng.integers(20, 50)))
             # Plausible movement at the wrong time: the sensor's own, upside down and off its place.
             centre = column[rows].mean()
             column[rows] = 2.0 * centre - column[rows] + sign * rng.uniform(8.0, 12.0) * spread
