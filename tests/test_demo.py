@@ -155,13 +155,13 @@ def test_the_workers_log_goes_into_the_view_and_back_to_its_place() -> None:
 
 
 def test_the_real_worker_finds_the_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "ROWS", 22_000)
+    monkeypatch.setattr(running, "ROWS", 24_000)
     console = Console(file=io.StringIO(), width=100)
     path = tmp_path / "summary.json"
     assert running.run_demo(seed=0, fast=True, summary_path=path, console=console) == 0
     summary = json.loads(path.read_text())
-    assert summary["rows"] == 22_000
-    assert summary["faults"] >= 8
+    assert summary["rows"] == 24_000
+    assert summary["faults"] >= 3
     assert summary["faults_found"] >= 0.9 * summary["faults"]
     assert summary["right_feature_share"] >= 0.9
     assert summary["false_alarm_rate"] <= 2.0 * summary["false_alarm_budget"]

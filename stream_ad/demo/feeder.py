@@ -14,9 +14,9 @@ from stream_ad.simulation import SENSORS
 from stream_ad.transports.memory import MemorySource
 from stream_ad.worker import Worker
 
-FIRST_TRAINING_ROWS = 6000
+FIRST_TRAINING_ROWS = 12_000
 EVERY_ROWS = 10_000
-FAULT_FREE_ROWS = 9000
+FAULT_FREE_ROWS = 13_000
 """Commissioning. The row after these waits for the first model: a fault that nothing scores shows nothing."""
 
 CHUNK = 20

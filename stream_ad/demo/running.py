@@ -23,11 +23,11 @@ from stream_ad.simulation import SENSORS, Plant
 from stream_ad.transports.memory import MemorySink, MemorySource
 from stream_ad.worker import Worker
 
-ROWS = 38_000
+ROWS = 45_000
 FAULT_RATE = 0.5
 """Faults in a thousand rows."""
 FALSE_ALARM_RATE = 0.005
-WINDOW_ROWS = 16_000
+WINDOW_ROWS = 20_000
 MOST_PENDING = 1000
 """Records that wait for the worker at most: the latency where nothing else slows the feeder down."""
 FRAME_SECONDS = 0.2
