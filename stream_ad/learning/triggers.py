@@ -28,18 +28,14 @@ class Triggers:
         """The name of the trigger that asks for a training now: `first`, `rows` or `time`."""
         if window_rows < self.min_rows:
             return None
-        if self.last_started is None:
-            return "first" if not self.has_model else self._after(now, rows_seen, since=0.0)
-        if now - self.last_started < self.wait():
+        since = None if self.last_started is None else now - self.last_started
+        if since is not None and since < self.wait():
             return None
         if not self.has_model:
             return "first"
-        return self._after(now, rows_seen, now - self.last_started)
-
-    def _after(self, now: float, rows_seen: int, since: float) -> str | None:
         if self.every_rows is not None and rows_seen - self.rows_at_start >= self.every_rows:
             return "rows"
-        if self.every_seconds is not None and since >= self.every_seconds:
+        if self.every_seconds is not None and since is not None and since >= self.every_seconds:
             return "time"
         return None
 
