@@ -64,6 +64,7 @@ class Worker:
         self.schema = RecordSchema(**config.schema_.model_dump())
         self.registry = ModelRegistry(config.registry.path, config.registry.keep)
         self.metrics = Metrics(list(self.schema.features), __version__)
+        self.metrics.set_false_alarm_rate(config.alerts.false_alarm_rate)
         self._source = source
         self._sink = sink
         self._stopping = threading.Event()
@@ -237,6 +238,7 @@ class Worker:
             statistics.lost_records, statistics.resets, statistics.commit_failures, statistics.rebalances
         )
         self.metrics.set_window_rows(len(self._learner.window))
+        self.metrics.set_training_running(self._learner.trainer.running)
 
     def _connect(self) -> tuple[Source, Sink]:
         """Open source and sink, with growing pauses until `source.connect_timeout` is over."""

@@ -51,7 +51,7 @@ class Metrics:
     Methods are named for what happened, so that the worker's loop stays readable.
     """
 
-    def __init__(self, features: list[str], version: str) -> None:
+    def __init__(self, features: list[str], version: str, role: str = "all") -> None:
         self.registry = r = CollectorRegistry()
         self._features = features
         self._records = Counter("stream_ad_records", "Rows and records by what became of them.", ["result"], registry=r)
@@ -59,6 +59,15 @@ class Metrics:
             self._records.labels(status.name.lower())
         self._records.labels("tombstone"), self._records.labels("dead_letter")
         self._anomalies = Counter("stream_ad_anomalies", "Rows flagged.", registry=r)
+        self._feature_anomalies = Counter(
+            "stream_ad_feature_anomalies",
+            "Rows flagged, by the feature with the largest share.",
+            ["feature"],
+            registry=r,
+        )
+        for name in features:
+            self._feature_anomalies.labels(name)
+        self._sampled = Counter("stream_ad_sampled_rows", "Rows that a trainer took from the stream.", registry=r)
         self._dead_letters = Counter("stream_ad_dead_letters", "Bad records by reason.", ["reason"], registry=r)
         self._bad_timestamps = Counter("stream_ad_bad_timestamps", "Rows whose time could not be read.", registry=r)
         self._score = BatchHistogram("stream_ad_score", "Scores of rows; 1.0 is the alert threshold.", SCORE_EDGES)
@@ -70,6 +79,9 @@ class Metrics:
         r.register(self._score)
         r.register(self._latency)
         self._alert_ratio = Gauge("stream_ad_alert_ratio", f"Share flagged of the last {RATIO_ROWS} rows.", registry=r)
+        self._budget = Gauge(
+            "stream_ad_false_alarm_rate", "alerts.false_alarm_rate: the share of normal rows to be flagged.", registry=r
+        )
         self._stage = Histogram(
             "stream_ad_stage_seconds",
             "Time in a stage of the loop.",
@@ -98,6 +110,11 @@ class Metrics:
         self._training_seconds = Histogram(
             "stream_ad_training_seconds", "Duration of a training.", buckets=TRAINING_EDGES, registry=r
         )
+        self._training_running = Gauge("stream_ad_training_running", "1 while a training runs.", registry=r)
+        self._swaps = Counter("stream_ad_model_swaps", "Times that another model took over.", registry=r)
+        self._model_created_gauge = Gauge(
+            "stream_ad_model_created_timestamp_seconds", "When the live model was trained; 0 without one.", registry=r
+        )
         self._model_info = Gauge("stream_ad_model_info", "1 for the model that scores.", ["version"], registry=r)
         self._model_age = Gauge("stream_ad_model_age_seconds", "Time since the live model was trained.", registry=r)
         self._model_version: str | None = None
@@ -116,7 +133,19 @@ class Metrics:
             registry=r,
         )
         self._ready = Gauge("stream_ad_ready", "1 when /readyz says so.", registry=r)
-        Gauge("stream_ad_build_info", "Version of stream_ad.", ["version"], registry=r).labels(version).set(1)
+        self._reloads = Counter(
+            "stream_ad_config_reloads", "Changes of the configuration file seen by --watch.", ["result"], registry=r
+        )
+        for result in ("applied", "refused"):
+            self._reloads.labels(result)
+        self._last_reload = Gauge(
+            "stream_ad_config_last_reload_successful", "0 after a changed configuration was refused.", registry=r
+        )
+        self._last_reload.set(1)
+        build = Gauge(
+            "stream_ad_build_info", "Version of stream_ad and the worker's role.", ["version", "role"], registry=r
+        )
+        build.labels(version, role).set(1)
         self._source_totals = (0, 0, 0, 0)
         self._newest: dict[Place, float] = {}
         self._shown: dict[Gauge, set[Place]] = {self._lag: set(), self._lag_seconds: set()}
@@ -143,6 +172,10 @@ class Metrics:
             self._dead_letters.labels(bad.reason).inc()
         self._bad_timestamps.inc(decoded.bad_timestamps)
         self._anomalies.inc(len(verdicts.flagged))
+        if len(verdicts.flagged):
+            top, count = np.unique(verdicts.attribution.argmax(axis=1), return_counts=True)
+            for feature, rows in zip(top.tolist(), count.tolist(), strict=True):
+                self._feature_anomalies.labels(self._features[feature]).inc(rows)
         scored = verdicts.status == Status.SCORED
         self._score.observe(verdicts.score[scored])
         stamped = batch.timestamps != NO_TIMESTAMP
@@ -153,6 +186,10 @@ class Metrics:
             for name, share in zip(self._features, np.isnan(batch.values).mean(axis=0).tolist(), strict=True):
                 self._missing.labels(name).set(share)
             self._note_newest(decoded)
+
+    def observe_sample(self, rows: int) -> None:
+        """Count rows that were read to learn from them only: other workers deliver their scores."""
+        self._sampled.inc(rows)
 
     def set_feature_residuals(self, residual: Float64) -> None:
         """residual [n_features]: mean distance from the reconstruction, in spreads."""
@@ -181,8 +218,21 @@ class Metrics:
     def set_ready(self, ready: bool) -> None:
         self._ready.set(ready)
 
+    def set_false_alarm_rate(self, rate: float) -> None:
+        self._budget.set(rate)
+
+    def set_training_running(self, running: bool) -> None:
+        self._training_running.set(running)
+
+    def config_reloaded(self, result: str) -> None:
+        """`result` is applied or refused."""
+        self._reloads.labels(result).inc()
+        self._last_reload.set(result == "applied")
+
     def model_swapped(self, version: str, created_at: float) -> None:
         """Another model scores from now on; `created_at` in seconds since the epoch."""
+        self._swaps.inc()
+        self._model_created_gauge.set(created_at)
         self._model_info.labels(version).set(1)
         if self._model_version not in (None, version):
             self._model_info.remove(self._model_version)
