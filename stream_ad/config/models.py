@@ -19,8 +19,11 @@ class KafkaConnection(Section):
     bootstrap_servers: str = "localhost:9092"
     """Comma-separated HOST:PORT list of brokers to ask first."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """Whether the brokers want TLS (SSL), a login (SASL), both or neither."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI"] | None = None
+    """How to log in; needed with the SASL protocols."""
     sasl_username: str | None = None
+    """Name to log in with (PLAIN and SCRAM)."""
     sasl_password: SecretStr | None = None
     """Give it as ${VARIABLE}, not in the file."""
     ssl_cafile: str | None = None
@@ -28,9 +31,11 @@ class KafkaConnection(Section):
     ssl_certfile: str | None = None
     """PEM file of our own certificate, where brokers ask for one."""
     ssl_keyfile: str | None = None
+    """PEM file of the key that goes with ssl_certfile."""
     ssl_password: SecretStr | None = None
     """Password of the key file."""
     ssl_check_hostname: bool = True
+    """Whether the brokers' certificates must name the host that was asked."""
 
 
 class KafkaSource(KafkaConnection):
@@ -38,6 +43,7 @@ class KafkaSource(KafkaConnection):
 
     type: Literal["kafka"] = "kafka"
     topics: Annotated[list[str], Field(min_length=1)]
+    """Topics to read; each must be there at the start."""
     group: str = "stream-ad"
     """Consumer group; workers of one group share the partitions."""
     start: Literal["earliest", "latest"] = "earliest"
@@ -57,6 +63,7 @@ class FileSource(Section):
 
     type: Literal["file"]
     path: str
+    """The file to read."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     """CSV: what stands between two columns."""
     decimal_comma: bool = False
@@ -111,6 +118,7 @@ class DetectorSettings(Section):
     threads: PositiveInt | None = None
     """CPU threads for scoring and training each; by default the usable cores, shared between the two."""
     seed: int = 0
+    """Start of the random draws: the same seed and rows give the same model on the same machine."""
 
 
 class Training(Section):
@@ -148,7 +156,9 @@ class KafkaSink(KafkaConnection):
     anomalies_topic: str | None = "stream-ad.anomalies"
     """Flagged rows once more, by themselves."""
     dead_letter_topic: str = "stream-ad.dead-letters"
+    """Records that could not be read, as they came, with the reasons in their headers."""
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
+    """How outputs are compressed on their way and in the topic."""
     delivery_timeout: PositiveFloat = 120.0
     """Seconds to go on trying to deliver an output before the worker stops (nothing is committed then)."""
 
@@ -158,6 +168,7 @@ class FileSink(Section):
 
     type: Literal["file"]
     path: str
+    """The file to write."""
 
 
 class MemorySink(Section):
@@ -179,11 +190,13 @@ class Monitoring(Section):
     """How the worker is watched."""
 
     host: str = "0.0.0.0"
+    """Address to listen on; 0.0.0.0 is all of the machine's."""
     port: Annotated[int, Field(ge=0, le=65535)] = 9108
     """HTTP port of /metrics, /livez, /readyz; 0 takes a free one."""
     log_format: Literal["auto", "human", "json"] = "auto"
     """auto: human on a terminal, JSON otherwise."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least level that is logged."""
 
 
 SourceConfig = Annotated[KafkaSource | FileSource | MemorySource, Field(discriminator="type")]
