@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint kafka clean
+.PHONY: demo test lint kafka docs clean
 .DEFAULT_GOAL := demo
 
 # Installed again only when pyproject.toml or constraints.txt changed.
@@ -29,6 +29,10 @@ lint: $(INSTALLED)
 
 kafka: $(INSTALLED)
 	$(BIN)/python -m tests.kafka_broker
+
+# The parts of docs/ that are made from the code.
+docs: $(INSTALLED)
+	$(BIN)/python -m docs.generate
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
