@@ -56,7 +56,7 @@ def test_versions_sort_by_time(registry: ModelRegistry) -> None:
 @pytest.mark.parametrize("file", ["weights.safetensors", "window.safetensors"])
 def test_a_damaged_file_is_refused_by_name(registry: ModelRegistry, file: str) -> None:
     version = registry.save(a_snapshot())
-    path = registry.path / version / file
+    path = Path(registry.path) / version / file
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -70,14 +70,14 @@ def test_a_damaged_file_is_refused_by_name(registry: ModelRegistry, file: str) -
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"format": 1, "verdict": {}}'])
 def test_a_torn_description_is_refused(registry: ModelRegistry, content: str) -> None:
     version = registry.save(a_snapshot())
-    (registry.path / version / "model.json").write_text(content)
+    (Path(registry.path) / version / "model.json").write_text(content)
     with pytest.raises(SnapshotError):
         registry.load(version)
 
 
 def test_weights_without_a_sum_are_refused(registry: ModelRegistry) -> None:
     version = registry.save(a_snapshot())
-    path = registry.path / version / "model.json"
+    path = Path(registry.path) / version / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"sha256": {}}))
     with pytest.raises(SnapshotError, match=r"weights\.safetensors is damaged"):
         registry.load(version)
@@ -86,7 +86,7 @@ def test_weights_without_a_sum_are_refused(registry: ModelRegistry) -> None:
 def test_a_damaged_live_model_gives_way_to_the_newest_good_one(registry: ModelRegistry) -> None:
     good, rejected, live = (registry.save(a_snapshot(accepted)) for accepted in (True, False, True))
     registry.set_live(live)
-    (registry.path / live / "weights.safetensors").write_bytes(b"")
+    (Path(registry.path) / live / "weights.safetensors").write_bytes(b"")
     found = registry.load_live()
     assert found is not None
     assert found.version == good
@@ -98,7 +98,7 @@ def test_a_pointer_that_cannot_be_made_out_is_no_pointer(registry: ModelRegistry
     registry.save(a_snapshot(accepted=False))
     assert registry.live() is None
     assert registry.load_live() is None
-    (registry.path / "live").write_bytes(content)
+    (Path(registry.path) / "live").write_bytes(content)
     assert registry.live() is None
     assert registry.load_live() is None, "a rejected model is no way out"
 
@@ -109,7 +109,7 @@ def test_a_torn_pointer_gives_way_to_the_newest_good_model(
 ) -> None:
     good, _ = registry.save(a_snapshot()), registry.save(a_snapshot(accepted=False))
     assert registry.load_live() is None, "nothing was made live yet"
-    (registry.path / "live").write_bytes(content)
+    (Path(registry.path) / "live").write_bytes(content)
     found = registry.load_live()
     assert found is not None
     assert found.version == good
@@ -119,11 +119,11 @@ def test_a_torn_pointer_gives_way_to_the_newest_good_model(
 def test_the_pointer_may_be_a_symbolic_link_that_is_swapped(registry: ModelRegistry) -> None:
     first, second = registry.save(a_snapshot()), registry.save(a_snapshot())
     for name, version in (("one", first), ("two", second)):
-        (registry.path / name).write_text(version)
-    (registry.path / "live").symlink_to("one")
+        (Path(registry.path) / name).write_text(version)
+    (Path(registry.path) / "live").symlink_to("one")
     assert registry.live() == first
-    (registry.path / "next").symlink_to("two")
-    (registry.path / "next").rename(registry.path / "live")
+    (Path(registry.path) / "next").symlink_to("two")
+    (Path(registry.path) / "next").rename(Path(registry.path) / "live")
     assert registry.live() == second
 
 
@@ -160,7 +160,7 @@ def test_pruning_leaves_a_way_back_however_many_are_rejected(registry: ModelRegi
 
 def test_what_a_crash_left_is_no_model_and_is_removed_later(registry: ModelRegistry) -> None:
     registry.save(a_snapshot())
-    leftover = registry.path / ".tmp-20310304T090000000-abcd"
+    leftover = Path(registry.path) / ".tmp-20310304T090000000-abcd"
     leftover.mkdir()
     (leftover / "weights.safetensors").write_bytes(b"half")
     assert len(registry.versions()) == 1
@@ -171,10 +171,16 @@ def test_what_a_crash_left_is_no_model_and_is_removed_later(registry: ModelRegis
     assert not leftover.exists()
 
 
-def test_a_save_that_fails_leaves_nothing(registry: ModelRegistry) -> None:
-    with pytest.raises(TypeError):
-        registry.save(a_snapshot(description={"not": object()}))
-    assert list(registry.path.iterdir()) == []
+def test_a_save_that_fails_leaves_nothing(registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.check_writable()
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="no space"):
+        registry.save(a_snapshot())
+    assert list(Path(registry.path).iterdir()) == []
 
 
 def test_the_window_of_the_last_run(registry: ModelRegistry) -> None:
@@ -182,7 +188,7 @@ def test_the_window_of_the_last_run(registry: ModelRegistry) -> None:
     assert registry.load_window() is None
     registry.save_window({"values": np.array([[1.0, np.nan]])})
     np.testing.assert_array_equal(registry.load_window()["values"], [[1.0, np.nan]])  # type: ignore[index]  # it is there
-    path = registry.path / "window.safetensors"
+    path = Path(registry.path) / "window.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert registry.load_window() is None
 
@@ -192,7 +198,7 @@ def test_a_crash_between_sum_and_window_leaves_the_old_window(
 ) -> None:
     registry.check_writable()
     registry.save_window({"values": np.array([1.0])})
-    whole = registry._replace
+    whole = registry._store.write_file
 
     def crash(name: str, content: bytes) -> None:
         if name == "window.safetensors":
@@ -200,7 +206,7 @@ def test_a_crash_between_sum_and_window_leaves_the_old_window(
         whole(name, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "_replace", crash)
+        patch.setattr(registry._store, "write_file", crash)
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 registry.save_window({"values": np.array([2.0])})
@@ -226,6 +232,6 @@ def test_a_folder_that_cannot_be_made_is_found_at_the_start(tmp_path: Path) -> N
 
 def test_listing_skips_what_cannot_be_read(registry: ModelRegistry) -> None:
     good, torn = registry.save(a_snapshot()), registry.save(a_snapshot())
-    (registry.path / torn / "model.json").write_text("{")
+    (Path(registry.path) / torn / "model.json").write_text("{")
     (summary,) = registry.list()
     assert (summary.version, summary.created) == (good, "2031-03-04T09:00:00+00:00")

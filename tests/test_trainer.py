@@ -75,7 +75,7 @@ def leftovers(registry: Path) -> list[str]:
 
 
 def test_a_training_makes_a_model_live_and_cleans_up(tmp_path: Path) -> None:
-    trainer = Trainer(60.0)
+    trainer = Trainer(60.0, tmp_path)
     trainer.start(a_job(tmp_path), a_window().state())
     assert trainer.running
     outcome = outcome_of(trainer)
@@ -86,7 +86,7 @@ def test_a_training_makes_a_model_live_and_cleans_up(tmp_path: Path) -> None:
 
 
 def test_a_killed_training_is_seen_at_once_and_says_which_signal(tmp_path: Path) -> None:
-    trainer = Trainer(60.0)
+    trainer = Trainer(60.0, tmp_path)
     trainer.start(a_job(tmp_path, ENDLESS), a_window().state())
     os.kill(started_process(trainer), signal.SIGKILL)
     killed = time.monotonic()
@@ -99,7 +99,7 @@ def test_a_killed_training_is_seen_at_once_and_says_which_signal(tmp_path: Path)
 
 
 def test_a_stopped_training_meets_its_deadline(tmp_path: Path) -> None:
-    trainer = Trainer(timeout_seconds=15.0)
+    trainer = Trainer(15.0, tmp_path)
     trainer.start(a_job(tmp_path, ENDLESS), a_window().state())
     os.kill(started_process(trainer), signal.SIGSTOP)
     outcome = outcome_of(trainer)
@@ -108,7 +108,7 @@ def test_a_stopped_training_meets_its_deadline(tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_training_brings_its_traceback(tmp_path: Path) -> None:
-    trainer = Trainer(60.0)
+    trainer = Trainer(60.0, tmp_path)
     trainer.start(a_job(tmp_path), a_window(5).state())
     outcome = outcome_of(trainer)
     assert outcome.result == "error"
@@ -118,7 +118,7 @@ def test_an_error_in_the_training_brings_its_traceback(tmp_path: Path) -> None:
 
 
 def test_stopping_the_worker_ends_the_training(tmp_path: Path) -> None:
-    trainer = Trainer(60.0)
+    trainer = Trainer(60.0, tmp_path)
     trainer.start(a_job(tmp_path, ENDLESS), a_window().state())
     pid = started_process(trainer)
     trainer.stop()
@@ -128,7 +128,7 @@ def test_stopping_the_worker_ends_the_training(tmp_path: Path) -> None:
 
 
 def test_a_training_ends_when_its_worker_is_gone(tmp_path: Path) -> None:
-    trainer = Trainer(60.0)
+    trainer = Trainer(60.0, tmp_path)
     trainer.start(a_job(tmp_path, ENDLESS, parent=1), a_window().state())
     outcome = outcome_of(trainer)
     assert outcome.result == "error"

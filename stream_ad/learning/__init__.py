@@ -3,12 +3,15 @@
 from stream_ad.learning.cold_start import ColdStart
 from stream_ad.learning.cores import threads_each, usable_cores
 from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32
+from stream_ad.learning.follow_only import FollowOnly
 from stream_ad.learning.follower import LoadedModel
-from stream_ad.learning.learner import Learner, LearningSettings
+from stream_ad.learning.learner import Learner
+from stream_ad.learning.settings import LearningSettings
 from stream_ad.learning.trainer import Outcome
 
 __all__ = [
     "ColdStart",
+    "FollowOnly",
     "Learner",
     "LearningSettings",
     "LoadedModel",

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream_ad.detector import Detector
-from stream_ad.registry import Arrays, ModelRegistry, RegistryError, Snapshot, require_schema
+from stream_ad.learning.settings import LearningSettings
+from stream_ad.registry import Arrays, ModelRegistry, RegistryError, RegistryUnavailable, Snapshot, require_schema
 
 log = logging.getLogger("stream_ad.models")
 
@@ -27,42 +28,32 @@ class LoadedModel:
 
 
 class ModelFollower:
-    """Looks at the live pointer now and then; loads a new model in a thread.
+    """Looks at the live pointer now and then and loads a new model, both in a thread.
 
     By content, not by file events: a swapped symlink or a network file system sends none. A pointer that is
-    missing or torn for a moment changes nothing.
+    missing or torn for a moment, or a registry that does not answer, changes nothing.
     """
 
-    def __init__(
-        self,
-        registry: ModelRegistry,
-        features: list[str],
-        fingerprint: str,
-        false_alarm_rate: float,
-        device: str,
-        every_seconds: float = 1.0,
-    ) -> None:
+    def __init__(self, registry: ModelRegistry, settings: LearningSettings, every_seconds: float = 1.0) -> None:
         self._registry = registry
-        self._features = features
-        self._fingerprint = fingerprint
-        self._false_alarm_rate = false_alarm_rate
-        self._device = device
+        self._settings = settings
         self._every = every_seconds
         self._next_look = 0.0
-        self._known: str | None = None
+        self._known: tuple[str | None, float] = (None, settings.false_alarm_rate)
         self._thread: threading.Thread | None = None
         self._loaded: LoadedModel | None = None
+        self._away = False
 
-    def first(self) -> tuple[LoadedModel | None, Arrays | None]:
-        """The live model and the window it was learned from, loaded now, if there is one.
+    def first(self, with_window: bool) -> tuple[LoadedModel | None, Arrays | None]:
+        """The live model and, if asked for, the window it was learned from, loaded now, if there is one.
 
         Raises `SchemaMismatch` for a model of another schema.
         """
-        snapshot = self._registry.load_live()
+        snapshot = self._registry.load_live(with_window)
         if snapshot is None:
             return None, None
-        self._known = self._registry.live()
-        return self._prepare(snapshot), snapshot.window
+        self._known = (self._registry.live(), self._settings.false_alarm_rate)
+        return self._prepare(snapshot, self._settings.false_alarm_rate), snapshot.window
 
     def look_now(self) -> None:
         """Look at the next call of `next_model`, whenever the last look was."""
@@ -79,24 +70,44 @@ class ModelFollower:
             return loaded
         if now >= self._next_look:
             self._next_look = now + self._every
-            live = self._registry.live()
-            if live is not None and live != self._known:
-                self._known = live
-                self._thread = threading.Thread(target=self._load, args=(live,), name="model-loader", daemon=True)
-                self._thread.start()
+            self._thread = threading.Thread(target=self._look, name="model-loader", daemon=True)
+            self._thread.start()
         return None
 
-    def _load(self, version: str) -> None:
-        try:
-            self._loaded = self._prepare(self._registry.load(version))
-        except RegistryError as error:
-            log.error("model %s is not used, the present one stays: %s", version, error)
+    def apply(self, settings: LearningSettings) -> None:
+        """Go on with other settings; with another budget the live model is loaded once more."""
+        self._settings = settings
+        self.look_now()
 
-    def _prepare(self, snapshot: Snapshot) -> LoadedModel:
-        require_schema(snapshot, self._fingerprint, self._features)
-        detector = Detector.restore(snapshot.description, snapshot.weights, self._device)  # type: ignore[arg-type]  # checked by the config
+    def _look(self) -> None:
+        rate = self._settings.false_alarm_rate
+        try:
+            live = self._registry.live()
+        except (RegistryUnavailable, OSError) as error:
+            if not self._away:
+                log.warning("the present model stays while the registry does not answer: %s", error)
+            self._away = True
+            return
+        if self._away:
+            log.info("the model registry answers again")
+            self._away = False
+        if live is None or (live, rate) == self._known:
+            return
+        try:
+            self._loaded = self._prepare(self._registry.load(live, with_window=False), rate)
+            self._known = (live, rate)
+        except (RegistryUnavailable, OSError) as error:
+            log.warning("model %s could not be read, once more in a moment: %s", live, error)
+        except RegistryError as error:
+            self._known = (live, rate)
+            log.error("model %s is not used, the present one stays: %s", live, error)
+
+    def _prepare(self, snapshot: Snapshot, false_alarm_rate: float) -> LoadedModel:
+        settings = self._settings
+        require_schema(snapshot, settings.fingerprint, settings.features)
+        detector = Detector.restore(snapshot.description, snapshot.weights, settings.device)  # type: ignore[arg-type]  # checked by the config
         # The budget may have been changed since it learned.
-        detector.set_false_alarm_rate(self._false_alarm_rate)
+        detector.set_false_alarm_rate(false_alarm_rate)
         row = detector.centre
         for n in WARM_UP_ROWS:
             for _ in range(2):

@@ -5,39 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_ad.detector import Recipe
 from stream_ad.learning.follower import LoadedModel, ModelFollower
+from stream_ad.learning.settings import LearningSettings
 from stream_ad.learning.trainer import Outcome, Trainer, remove_leftovers
 from stream_ad.learning.training_job import Job
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.window import InlierWindow
-from stream_ad.registry import ModelRegistry
+from stream_ad.registry import ModelRegistry, RegistryError
 
 log = logging.getLogger("stream_ad.learning")
-
-
-@dataclass(frozen=True, slots=True)
-class LearningSettings:
-    """What the learning loop takes from the configuration."""
-
-    features: list[str]
-    fingerprint: str
-    false_alarm_rate: float
-    min_rows: int
-    window_rows: int
-    every_rows: int | None
-    every_seconds: float | None
-    min_interval_seconds: float
-    timeout_seconds: float
-    device: str
-    seed: int
-    threads: int
 
 
 class Learner:
@@ -45,25 +27,44 @@ class Learner:
 
     def __init__(self, settings: LearningSettings, registry: ModelRegistry, recipe: Recipe | None = None) -> None:
         self.window = InlierWindow(settings.window_rows, len(settings.features), settings.false_alarm_rate)
-        self.trainer = Trainer(settings.timeout_seconds)
+        self.trainer = Trainer(settings.timeout_seconds, registry.scratch)
         self.triggers = Triggers(
             settings.min_rows, settings.every_rows, settings.every_seconds, settings.min_interval_seconds
         )
-        self.follower = ModelFollower(
-            registry, settings.features, settings.fingerprint, settings.false_alarm_rate, settings.device
-        )
+        self.follower = ModelFollower(registry, settings)
         self._settings = settings
         self._registry = registry
         self._recipe = recipe or Recipe()
         self._requested: str | None = None
+
+    @property
+    def window_rows(self) -> int:
+        """Inliers in the window."""
+        return len(self.window)
+
+    @property
+    def training(self) -> bool:
+        """Whether a training is running."""
+        return self.trainer.running
+
+    def apply(self, settings: LearningSettings) -> None:
+        """Go on with other settings of the same schema; a training that runs ends by the old ones."""
+        self._settings = settings
+        self.window.set_false_alarm_rate(settings.false_alarm_rate)
+        self.trainer.timeout_seconds = settings.timeout_seconds
+        self.triggers.min_rows = settings.min_rows
+        self.triggers.every_rows = settings.every_rows
+        self.triggers.every_seconds = settings.every_seconds
+        self.triggers.min_interval_seconds = settings.min_interval_seconds
+        self.follower.apply(settings)
 
     def restore(self) -> LoadedModel | None:
         """Take up where the last run ended: its window, and the live model if there is one.
 
         Raises `SchemaMismatch` if that model has another schema.
         """
-        remove_leftovers(Path(self._registry.path))
-        model, learned_from = self.follower.first()
+        remove_leftovers(self._registry.scratch)
+        model, learned_from = self.follower.first(with_window=True)
         saved = self._registry.load_window()
         if saved is not None and not np.array_equal(saved.pop("schema"), self._schema()):
             log.warning("the window of the last run is of another schema and is not used")
@@ -108,7 +109,7 @@ class Learner:
     def _start(self, trigger: str, now: float) -> None:
         s = self._settings
         job = Job(
-            registry=str(self._registry.path),
+            registry=self._registry.path,
             keep=self._registry.keep,
             features=s.features,
             fingerprint=s.fingerprint,
@@ -127,8 +128,12 @@ class Learner:
     def close(self) -> None:
         """End a running training and keep the window for the next run."""
         self.trainer.stop()
-        if len(self.window):
+        if not len(self.window):
+            return
+        try:
             self._registry.save_window(self.window.state() | {"schema": self._schema()})
+        except (RegistryError, OSError) as error:
+            log.error("the window could not be kept, the next run fills a new one: %s", error)
 
     def _schema(self) -> NDArray[np.uint8]:
         """The schema's fingerprint as an array, to go with a saved window."""

@@ -44,12 +44,13 @@ class Outcome:
 class Trainer:
     """Runs one training at a time in a process of its own and tells how it ended.
 
-    The window travels by file, in the registry's folder: shared memory is 64 MB in many containers. A crashed,
+    The window travels by file, in a folder below `scratch`: shared memory is 64 MB in many containers. A crashed,
     hung or killed training costs an `Outcome` and nothing else.
     """
 
-    def __init__(self, timeout_seconds: float) -> None:
-        self._timeout = timeout_seconds
+    def __init__(self, timeout_seconds: float, scratch: Path) -> None:
+        self.timeout_seconds = timeout_seconds
+        self._scratch = scratch
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._outcome: Outcome | None = None
@@ -85,7 +86,7 @@ class Trainer:
     def _run(self, job: Job, window: dict[str, NDArray[np.generic]]) -> None:
         started = time.monotonic()
         try:
-            folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=job.registry))
+            folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=self._scratch))
         except OSError as error:
             self._outcome = Outcome(job.trigger, "error", 0.0, message=f"no folder for the training: {error}")
             return
@@ -119,12 +120,13 @@ class Trainer:
         step_back(self._process.pid)
         if self._stopping.is_set():
             self._process.kill()
+        timeout = self.timeout_seconds
         try:
-            code = self._process.wait(timeout=self._timeout)
+            code = self._process.wait(timeout=timeout)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            return "timeout", None, f"not done after training.timeout_seconds = {self._timeout:g}"
+            return "timeout", None, f"not done after training.timeout_seconds = {timeout:g}"
         written = (folder / "log").read_text(errors="replace")[-LOG_TAIL:]
         if code == 0:
             result = Result(**json.loads((folder / RESULT_FILE).read_text()))
@@ -147,9 +149,9 @@ def step_back(pid: int) -> None:
         log.debug("training at the priority of the worker: %s", error)
 
 
-def remove_leftovers(registry: Path) -> None:
+def remove_leftovers(scratch: Path) -> None:
     """Delete the folders of trainings whose worker was killed. Only for folders that no process uses."""
-    for folder in registry.glob(FOLDER_PREFIX + "*"):
+    for folder in scratch.glob(FOLDER_PREFIX + "*"):
         if not _alive(folder):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -59,6 +59,8 @@ def run(folder: Path) -> Result:
     from stream_ad.registry import ModelRegistry, Snapshot
 
     job = Job(**json.loads((folder / JOB_FILE).read_text()))
+    registry = ModelRegistry(job.registry, job.keep)
+    live_before = registry.pointer()
     torch.set_num_threads(job.threads)
     started = time.time()
     arrays = load_file(folder / WINDOW_FILE)
@@ -90,12 +92,12 @@ def run(folder: Path) -> Result:
         created_at=time.time(),
         window=arrays,
     )
-    registry = ModelRegistry(job.registry, job.keep)
     version = registry.save(snapshot)
-    if verdict.accepted:
-        registry.set_live(version)
+    reasons = verdict.reasons
+    if verdict.accepted and not registry.publish(version, live_before):
+        reasons = [f"{registry.pointer()} was made live while this one trained, by another trainer or by hand"]
     registry.prune()
-    return Result(version, verdict.accepted, verdict.reasons)
+    return Result(version, not reasons, reasons)
 
 
 def report(job: Job, rows: np.ndarray[Any, np.dtype[np.float64]], seconds: float, alert_rate: float) -> dict[str, Any]:

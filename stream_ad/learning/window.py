@@ -43,7 +43,7 @@ class Ring:
     def __init__(self, capacity: int, n_features: int) -> None:
         self.values = np.empty((capacity, n_features))
         self.position = np.empty(capacity, np.int64)
-        self.score = np.empty(capacity)
+        self.score = np.zeros(capacity)
         self._end = 0
         self._size = 0
 
@@ -87,6 +87,12 @@ class InlierWindow:
         flagged = score >= 1.0
         for ring, rows in ((self.inliers, ~flagged), (self.quarantine, flagged)):
             ring.add(values[rows], position[rows], score[rows])
+
+    def set_false_alarm_rate(self, alpha: float) -> None:
+        """Put the scores on the scale of another budget: a row's p-value stays, its score is log p / log alpha."""
+        for ring in (self.inliers, self.quarantine):
+            ring.score *= np.log(self._alpha) / np.log(alpha)
+        self._alpha = alpha
 
     def training_rows(self, seed: int = 0) -> TrainingRows:
         """The inliers, and of the mildly flagged rows that fell between them as many as are inliers too.

@@ -1,22 +1,20 @@
-"""The model registry: snapshots in a folder, the live pointer, roll-back."""
+"""The model registry: snapshots, the live pointer, roll-back."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import re
 import secrets
-import shutil
-import time
-from contextlib import suppress
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stream_ad.registry.local_store import LocalStore
+from stream_ad.registry.object_store import ObjectStore
 from stream_ad.registry.snapshot import (
     Arrays,
     RegistryError,
@@ -25,17 +23,14 @@ from stream_ad.registry.snapshot import (
     read_metadata,
     read_snapshot,
     sha256,
-    to_disk,
-    write_snapshot,
+    to_files,
 )
+from stream_ad.registry.store import VERSION, Store
 
 log = logging.getLogger("stream_ad.registry")
 
-LIVE_FILE = "live"
 WINDOW_FILE = "window.safetensors"
-TEMPORARY_PREFIX = ".tmp-"
-STALE_SECONDS = 3600.0
-VERSION = re.compile(r"\d{8}T\d{9}-[0-9a-f]{4}")
+WINDOW_SUM_FILE = f"{WINDOW_FILE}.sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,89 +46,86 @@ class Summary:
 
 
 class ModelRegistry:
-    """Snapshots under a folder, each complete or not there at all, and a pointer to the live one.
+    """Snapshots in a folder or an object store, each complete or not there at all, and a pointer to the live one.
 
-    Everything is written beside its place and renamed into it. Readers look by content and take a torn or
-    missing pointer for no pointer.
+    Readers take a torn or missing pointer for no pointer. Any method may raise `RegistryUnavailable` when an
+    object store does not answer.
     """
 
     def __init__(self, path: str, keep: int) -> None:
-        self.path = Path(path)
+        """`path` is a folder or a URL such as s3://bucket/prefix; `keep` is how many snapshots to keep."""
+        self.path = path
         self.keep = keep
+        remote = "://" in path
+        self._store: Store = ObjectStore(path) if remote else LocalStore(Path(path))
+        self.scratch = Path(tempfile.gettempdir()) if remote else Path(path)
+        """Local folder for what a training needs while it runs."""
 
     def check_writable(self) -> None:
         """Raise `RegistryError` now rather than at the first training hours later."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}"
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise RegistryError(
-                f"registry.path {self.path} cannot be written ({error.strerror}): mount a volume there, or let "
-                "registry.path name a folder that this user may write"
-            ) from error
+        self._store.check_writable()
 
     def save(self, snapshot: Snapshot) -> str:
         """Store a snapshot under a new version and return that; `snapshot.version` is set to it."""
         now = datetime.now(UTC)
         version = f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}-{secrets.token_hex(2)}"
-        folder = self.path / f"{TEMPORARY_PREFIX}{version}"
-        folder.mkdir(parents=True)
-        try:
-            write_snapshot(snapshot, folder)
-            folder.rename(self.path / version)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        to_disk(self.path)
+        self._store.add(version, to_files(snapshot))
         snapshot.version = version
         return version
 
     def versions(self) -> list[str]:
         """All versions, oldest first."""
-        if not self.path.is_dir():
-            return []
-        return sorted(entry.name for entry in self.path.iterdir() if VERSION.fullmatch(entry.name))
+        return self._store.versions()
 
     def live(self) -> str | None:
         """The version that is live; None where there is none or the pointer cannot be made out."""
-        try:
-            version = (self.path / LIVE_FILE).read_text().strip()
-        except (OSError, UnicodeDecodeError):
+        version = self._store.pointer()
+        if version is None or not VERSION.fullmatch(version):
             return None
-        return version if VERSION.fullmatch(version) and (self.path / version).is_dir() else None
+        return version if version in self.versions() else None
+
+    def pointer(self) -> str | None:
+        """What the live pointer says, torn or not: what `publish` wants to hear again."""
+        return self._store.pointer()
+
+    def publish(self, version: str, instead_of: str | None) -> bool:
+        """Make `version` live if the pointer still says `instead_of`; False if another writer was first.
+
+        Raises `SnapshotError` if the version is not there.
+        """
+        self.metadata(version)
+        return self._store.move_pointer(version, instead_of)
 
     def set_live(self, version: str) -> None:
-        """Point at another version, in one step. Raises `SnapshotError` if it is not there."""
-        read_metadata(self.path / version)
-        self._replace(LIVE_FILE, f"{version}\n".encode())
+        """Point at another version, whatever was live. Raises `SnapshotError` if it is not there."""
+        while not self.publish(version, self.pointer()):
+            pass
 
-    def load(self, version: str) -> Snapshot:
+    def load(self, version: str, with_window: bool = True) -> Snapshot:
         """Raises `SnapshotError` for a snapshot that is missing or damaged."""
-        return read_snapshot(self.path / version)
+        return read_snapshot(version, partial(self._store.read, version), with_window)
 
-    def load_live(self) -> Snapshot | None:
+    def load_live(self, with_window: bool = True) -> Snapshot | None:
         """The live snapshot, or the newest good accepted one if that or the pointer is damaged.
 
         None if nothing was ever made live, or nothing good is left.
         """
         live = self.live()
         if live is None:
-            if not (self.path / LIVE_FILE).exists():
+            if self.pointer() is None:
                 return None
-            log.error("%s names no model that is there; the newest good model is used", self.path / LIVE_FILE)
+            log.error("the live pointer in %s names no model that is there; the newest good model is used", self.path)
         accepted = [summary.version for summary in reversed(self.list()) if summary.accepted]
         for version in dict.fromkeys([live, *accepted] if live else accepted):
             try:
-                return self.load(version)
+                return self.load(version, with_window)
             except SnapshotError as error:
                 log.error("%s; the newest good model is used instead", error)
         return None
 
     def metadata(self, version: str) -> dict[str, Any]:
         """What is known of a model without loading it. Raises `SnapshotError`."""
-        return read_metadata(self.path / version)
+        return read_metadata(version, partial(self._store.read, version))
 
     def list(self) -> list[Summary]:
         """All readable snapshots, oldest first."""
@@ -171,45 +163,35 @@ class ModelRegistry:
         kept = {live, *before[-1:]}
         for version in self.versions()[: -self.keep]:
             if version not in kept:
-                shutil.rmtree(self.path / version, ignore_errors=True)
-        for leftover in self.path.glob(f"{TEMPORARY_PREFIX}*"):
-            # Workers that share the registry clean up at the same time: what is gone already is well.
-            with suppress(FileNotFoundError):
-                if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
-                    remove = shutil.rmtree if leftover.is_dir() else Path.unlink
-                    remove(leftover)
+                self._store.remove(version)
+        self._store.clean()
 
     def save_window(self, window: Arrays) -> None:
         """Keep the window of a worker that ends."""
         from safetensors.numpy import save
 
         content = save({name: np.ascontiguousarray(array) for name, array in window.items()})
-        path = self.path / WINDOW_FILE
         # The old sum stays beside the new one: a crash between the two writes leaves the old window good.
-        sums = [hashlib.sha256(content).hexdigest(), *([sha256(path)] if path.exists() else [])]
-        self._replace(f"{WINDOW_FILE}.sha256", "".join(f"{one}\n" for one in sums).encode())
-        self._replace(WINDOW_FILE, content)
+        try:
+            sums = [sha256(content), sha256(self._store.read_file(WINDOW_FILE))]
+        except FileNotFoundError:
+            sums = [sha256(content)]
+        self._store.write_file(WINDOW_SUM_FILE, "".join(f"{one}\n" for one in sums).encode())
+        self._store.write_file(WINDOW_FILE, content)
 
     def load_window(self) -> Arrays | None:
         """The window of the last run; None, and a warning, if it is not whole."""
-        from safetensors.numpy import load_file
+        from safetensors.numpy import load
 
-        path = self.path / WINDOW_FILE
-        if not path.exists():
+        try:
+            content = self._store.read_file(WINDOW_FILE)
+        except FileNotFoundError:
             return None
         try:
-            if sha256(path) not in (self.path / f"{WINDOW_FILE}.sha256").read_text().split():
+            if sha256(content) not in self._store.read_file(WINDOW_SUM_FILE).decode().split():
                 raise ValueError("its SHA-256 is another")
-            arrays: Arrays = load_file(path)
+            arrays: Arrays = load(content)
         except Exception as error:  # noqa: BLE001  # safetensors raises its own; whatever it is, a fresh window will do
-            log.warning("the window of the last run, %s, is not used: %s", path, error)
+            log.warning("the window of the last run, %s in %s, is not used: %s", WINDOW_FILE, self.path, error)
             return None
         return arrays
-
-    def _replace(self, name: str, content: bytes) -> None:
-        """Write a file in one step: whole or not at all, also when the power goes."""
-        partial = self.path / f"{TEMPORARY_PREFIX}{name}-{os.getpid()}-{secrets.token_hex(4)}"
-        partial.write_bytes(content)
-        to_disk(partial)
-        partial.replace(self.path / name)
-        to_disk(self.path)

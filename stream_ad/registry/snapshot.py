@@ -6,9 +6,8 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +27,10 @@ NEEDED = frozenset(("created_at", "schema_fingerprint", "features", "description
 
 class RegistryError(Exception):
     """The registry cannot do what was asked; the message says what to do."""
+
+
+class RegistryUnavailable(RegistryError):
+    """The registry does not answer now; it may later."""
 
 
 class SnapshotError(RegistryError):
@@ -58,16 +61,18 @@ class Snapshot:
     window: Arrays | None = None
 
 
-def write_snapshot(snapshot: Snapshot, folder: Path) -> None:
-    """Write all files of a snapshot into an empty folder, each to the disk before the next."""
-    from safetensors.numpy import save_file as save_arrays
-    from safetensors.torch import save_file as save_tensors
+Read = Callable[[str], bytes]
+"""Content of one file of a snapshot, by name. Raises FileNotFoundError."""
 
-    save_tensors(snapshot.weights, folder / WEIGHTS_FILE)
-    files = [WEIGHTS_FILE]
+
+def to_files(snapshot: Snapshot) -> dict[str, bytes]:
+    """Name and content of each file of a snapshot; the description, which names the others' sums, comes last."""
+    from safetensors.numpy import save as save_arrays
+    from safetensors.torch import save as save_tensors
+
+    files = {WEIGHTS_FILE: save_tensors(snapshot.weights)}
     if snapshot.window is not None:
-        save_arrays({name: np.ascontiguousarray(a) for name, a in snapshot.window.items()}, folder / WINDOW_FILE)
-        files.append(WINDOW_FILE)
+        files[WINDOW_FILE] = save_arrays({name: np.ascontiguousarray(a) for name, a in snapshot.window.items()})
     metadata = {
         "format": FORMAT_VERSION,
         "created_at": snapshot.created_at,
@@ -77,57 +82,61 @@ def write_snapshot(snapshot: Snapshot, folder: Path) -> None:
         "report": snapshot.report,
         "verdict": snapshot.verdict,
         "libraries": {name: importlib.metadata.version(name) for name in ("torch", "numpy", "safetensors")},
-        "sha256": {name: sha256(folder / name) for name in files},
+        "sha256": {name: sha256(content) for name, content in files.items()},
     }
-    (folder / MODEL_FILE).write_text(json.dumps(without_nan(metadata), indent=1, allow_nan=False))
-    for name in [*files, MODEL_FILE]:
-        to_disk(folder / name)
-    to_disk(folder)
+    return files | {MODEL_FILE: json.dumps(without_nan(metadata), indent=1, allow_nan=False).encode()}
 
 
-def read_metadata(folder: Path) -> dict[str, Any]:
+def read_metadata(version: str, read: Read) -> dict[str, Any]:
     """model.json of a snapshot. Raises `SnapshotError`."""
     try:
-        metadata = json.loads((folder / MODEL_FILE).read_text())
+        metadata = json.loads(read(MODEL_FILE))
     except FileNotFoundError:
-        raise SnapshotError(f"there is no model {folder.name} in {folder.parent}") from None
-    except (OSError, ValueError) as error:
-        raise SnapshotError(f"{folder / MODEL_FILE} cannot be read: {error}") from error
+        raise SnapshotError(f"there is no model {version} in the registry") from None
+    except ValueError as error:
+        raise SnapshotError(f"model {version}: {MODEL_FILE} cannot be read: {error}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT_VERSION:
-        raise SnapshotError(f"{folder / MODEL_FILE} is not of format {FORMAT_VERSION}")
+        raise SnapshotError(f"model {version}: {MODEL_FILE} is not of format {FORMAT_VERSION}")
     if missing := sorted(NEEDED - metadata.keys()):
-        raise SnapshotError(f"{folder / MODEL_FILE} lacks {', '.join(missing)}")
+        raise SnapshotError(f"model {version}: {MODEL_FILE} lacks {', '.join(missing)}")
     return metadata
 
 
-def read_snapshot(folder: Path) -> Snapshot:
-    """Read a snapshot and check every file's sum. Raises `SnapshotError` if anything is wrong."""
+def read_snapshot(version: str, read: Read, with_window: bool = True) -> Snapshot:
+    """Read a snapshot and check the sum of every file read. Raises `SnapshotError` if anything is wrong."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file as load_arrays
-    from safetensors.torch import load_file as load_tensors
+    from safetensors.numpy import load as load_arrays
+    from safetensors.torch import load as load_tensors
 
-    metadata = read_metadata(folder)
+    metadata = read_metadata(version, read)
     # The weights always have a sum, whatever the description claims.
-    for name, wanted in ({WEIGHTS_FILE: None} | metadata["sha256"]).items():
-        if not (folder / name).is_file():
-            raise SnapshotError(f"model {folder.name}: {name} is missing")
-        if sha256(folder / name) != wanted:
-            raise SnapshotError(f"model {folder.name}: {name} is damaged (its SHA-256 is not the one in {MODEL_FILE})")
+    sums = {WEIGHTS_FILE: None} | metadata["sha256"]
+    names = [WEIGHTS_FILE, *([WINDOW_FILE] if with_window and WINDOW_FILE in sums else [])]
+    content = {name: _checked(version, name, read, sums[name]) for name in names}
     try:
-        window = load_arrays(folder / WINDOW_FILE) if WINDOW_FILE in metadata["sha256"] else None
         return Snapshot(
-            version=folder.name,
-            weights=load_tensors(folder / WEIGHTS_FILE),
+            version=version,
+            weights=load_tensors(content[WEIGHTS_FILE]),
             description=metadata["description"],
             schema_fingerprint=metadata["schema_fingerprint"],
             features=metadata["features"],
             report=metadata["report"],
             verdict=metadata["verdict"],
             created_at=metadata["created_at"],
-            window=window,
+            window=load_arrays(content[WINDOW_FILE]) if WINDOW_FILE in content else None,
         )
-    except (KeyError, OSError, SafetensorError) as error:
-        raise SnapshotError(f"model {folder.name} cannot be read: {error!r}") from error
+    except (KeyError, SafetensorError) as error:
+        raise SnapshotError(f"model {version} cannot be read: {error!r}") from error
+
+
+def _checked(version: str, name: str, read: Read, wanted: str | None) -> bytes:
+    try:
+        content = read(name)
+    except FileNotFoundError:
+        raise SnapshotError(f"model {version}: {name} is missing") from None
+    if sha256(content) != wanted:
+        raise SnapshotError(f"model {version}: {name} is damaged (its SHA-256 is not the one in {MODEL_FILE})")
+    return content
 
 
 def require_schema(snapshot: Snapshot, fingerprint: str, features: list[str]) -> None:
@@ -144,18 +153,8 @@ def require_schema(snapshot: Snapshot, fingerprint: str, features: list[str]) ->
     )
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def to_disk(path: Path) -> None:
-    """Force a file or folder out of the caches, so that a rename never shows what a crash can still lose."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def without_nan(value: Any) -> Any:
