@@ -1,0 +1,82 @@
+{{- define "stream-ad.fullname" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What finds our pods, whatever their role. */}}
+{{- define "stream-ad.selectorLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "stream-ad.labels" -}}
+{{ include "stream-ad.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: {{ .Chart.Name }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "stream-ad.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "stream-ad.fullname" .) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name | default "default" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* "true" if the models are in an object store; else they are on a volume. */}}
+{{- define "stream-ad.objectStore" -}}
+{{- if contains "://" .Values.config.registry.path -}}true{{- end -}}
+{{- end -}}
+
+{{/* "true" if brokers want a user and a password. */}}
+{{- define "stream-ad.sasl" -}}
+{{- if hasPrefix "SASL_" (.Values.config.source.security_protocol | default "PLAINTEXT") -}}true{{- end -}}
+{{- end -}}
+
+{{/* The Secret with the variables: yours if you named one. */}}
+{{- define "stream-ad.secretName" -}}
+{{- if .Values.secret.existing -}}
+{{- .Values.secret.existing -}}
+{{- else if .Values.secret.values -}}
+{{- include "stream-ad.fullname" . -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Checksum of what a running worker cannot take up: the configuration but for the keys that `run --watch` applies live,
+and the chart's own Secret. Only a change here restarts the pods; a new false alarm rate does not.
+*/}}
+{{- define "stream-ad.restartChecksum" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- range list "alerts.false_alarm_rate" "training.every_rows" "training.every_seconds" "training.min_interval_seconds" "training.min_rows" "training.timeout_seconds" "monitoring.log_level" -}}
+{{- $section := get $config (splitList "." . | first) -}}
+{{- if $section -}}
+{{- $_ := unset $section (splitList "." . | last) -}}
+{{- end -}}
+{{- end -}}
+{{- list $config .Values.secret.values | toJson | sha256sum -}}
+{{- end -}}
+
+{{/* Combinations that cannot work, said before anything is installed. */}}
+{{- define "stream-ad.check" -}}
+{{- $source := .Values.config.source -}}
+{{- if and .Values.keda.enabled (eq .Values.roles "all") -}}
+{{- fail "keda.enabled scales scorers, and roles: all has none: set roles: split" -}}
+{{- end -}}
+{{- if gt (int .Values.keda.minReplicas) (int .Values.keda.maxReplicas) -}}
+{{- fail "keda.minReplicas is above keda.maxReplicas: raise maxReplicas, up to the number of partitions" -}}
+{{- end -}}
+{{- if and .Values.keda.enabled (include "stream-ad.sasl" .) (not .Values.keda.existingTriggerAuthentication) -}}
+{{- if not (include "stream-ad.secretName" .) -}}
+{{- fail "KEDA needs the user and password that config.source uses: set secret.existing or secret.values, or keda.existingTriggerAuthentication" -}}
+{{- end -}}
+{{- if not (has $source.sasl_mechanism (list "PLAIN" "SCRAM-SHA-256" "SCRAM-SHA-512")) -}}
+{{- fail (printf "the chart can log KEDA in with PLAIN and SCRAM, not with %v: make a TriggerAuthentication and name it in keda.existingTriggerAuthentication" $source.sasl_mechanism) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
