@@ -165,6 +165,24 @@ def test_trainings_and_the_live_model(metrics: Metrics, server: MonitoringServer
     assert value(server, "stream_ad_model_age_seconds") > 1e9
 
 
+def test_counters_are_there_before_their_first_event(server: MonitoringServer) -> None:
+    assert value(server, "stream_ad_trainings_total", trigger="time", result="timeout") == 0.0
+    assert value(server, "stream_ad_dead_letters_total", reason="not_a_number") == 0.0
+    assert value(server, "stream_ad_records_total", result="dead_letter") == 0.0
+
+
+def test_a_scorer_shows_no_trainings_and_says_its_role() -> None:
+    metrics = Metrics(["a"], "0.0", role="scorer")
+    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+    assert {s.labels["role"] for s in samples if s.name == "stream_ad_build_info"} == {"scorer"}
+    assert not [s for s in samples if s.name == "stream_ad_trainings_total"]
+
+
+def test_the_process_itself_is_measured(server: MonitoringServer) -> None:
+    assert value(server, "process_resident_memory_bytes") > 1e6
+    assert value(server, "process_start_time_seconds") > 1e9
+
+
 def test_missing_share_by_feature(metrics: Metrics, server: MonitoringServer) -> None:
     metrics.observe_batch(*a_batch([0.1, 0.1]), NOW)
     assert value(server, "stream_ad_feature_missing_ratio", feature="b") == 1.0

@@ -6,13 +6,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from stream_ad.monitoring.histogram import BatchHistogram
-from stream_ad.records import NO_TIMESTAMP, Decoded, Status, Verdicts
+from stream_ad.records import NO_TIMESTAMP, Decoded, Reason, Status, Verdicts
 
 Float64 = NDArray[np.float64]
 Place = tuple[str, str]
@@ -41,6 +42,8 @@ SCORE_EDGES = (
 LATENCY_EDGES = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 STAGE_EDGES = (0.0005, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
 TRAINING_EDGES = (1, 2, 5, 10, 20, 40, 60, 120, 300, 600, 1200, 3600)
+TRIGGERS = ("first", "rows", "time", "manual")
+RESULTS = ("accepted", "rejected", "error", "killed", "timeout")
 RATIO_ROWS = 10_000
 """Rows that `stream_ad_alert_ratio` looks back on."""
 
@@ -48,11 +51,13 @@ RATIO_ROWS = 10_000
 class Metrics:
     """All series of one worker, in a registry of its own: two workers in one process do not clash.
 
-    Methods are named for what happened, so that the worker's loop stays readable.
+    Methods are named for what happened, so that the worker's loop stays readable. Counters are there with 0 before
+    their first event where their labels are known: from a series that begins at 1 Prometheus sees no increase.
     """
 
     def __init__(self, features: list[str], version: str, role: str = "all") -> None:
         self.registry = r = CollectorRegistry()
+        ProcessCollector(registry=r)
         self._features = features
         self._records = Counter("stream_ad_records", "Rows and records by what became of them.", ["result"], registry=r)
         for status in Status:
@@ -69,6 +74,8 @@ class Metrics:
             self._feature_anomalies.labels(name)
         self._sampled = Counter("stream_ad_sampled_rows", "Rows that a trainer took from the stream.", registry=r)
         self._dead_letters = Counter("stream_ad_dead_letters", "Bad records by reason.", ["reason"], registry=r)
+        for reason in (value for name, value in vars(Reason).items() if name.isupper()):
+            self._dead_letters.labels(reason)
         self._bad_timestamps = Counter("stream_ad_bad_timestamps", "Rows whose time could not be read.", registry=r)
         self._score = BatchHistogram("stream_ad_score", "Scores of rows; 1.0 is the alert threshold.", SCORE_EDGES)
         self._latency = BatchHistogram(
@@ -107,6 +114,9 @@ class Metrics:
             ["trigger", "result"],
             registry=r,
         )
+        # A scorer never trains.
+        for trigger, result in product(TRIGGERS, RESULTS) if role != "scorer" else ():
+            self._trainings.labels(trigger, result)
         self._training_seconds = Histogram(
             "stream_ad_training_seconds", "Duration of a training.", buckets=TRAINING_EDGES, registry=r
         )
@@ -231,7 +241,8 @@ class Metrics:
 
     def model_swapped(self, version: str, created_at: float) -> None:
         """Another model scores from now on; `created_at` in seconds since the epoch."""
-        self._swaps.inc()
+        # The same one comes back when only its budget was changed.
+        self._swaps.inc(version != self._model_version)
         self._model_created_gauge.set(created_at)
         self._model_info.labels(version).set(1)
         if self._model_version not in (None, version):
@@ -240,7 +251,7 @@ class Metrics:
         self._model_created = created_at
 
     def training_finished(self, trigger: str, result: str, seconds: float) -> None:
-        """`result` is accepted, rejected, error, killed or timeout."""
+        """`trigger` is one of `TRIGGERS`, `result` one of `RESULTS`."""
         self._trainings.labels(trigger, result).inc()
         self._training_seconds.observe(seconds)
 
