@@ -84,7 +84,11 @@ def teaching_errors() -> Iterator[None]:
 
 
 @app.command()
-def run(config: ConfigPath = DEFAULT_CONFIG, overrides: Overrides = None) -> None:
+def run(
+    config: ConfigPath = DEFAULT_CONFIG,
+    overrides: Overrides = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Take up changes of the configuration file.")] = False,
+) -> None:
     """Score a stream until it ends or SIGTERM comes: the production command.
 
     Exit codes: 0 ended as asked, 1 broker lost or never reached, 2 wrong configuration.
@@ -92,7 +96,7 @@ def run(config: ConfigPath = DEFAULT_CONFIG, overrides: Overrides = None) -> Non
     settings = read_config(config, overrides)
     # Until the worker is there to end in good order; as process 1 there would be no default action.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    from stream_ad.config import warnings
+    from stream_ad.config import ConfigWatcher, warnings
     from stream_ad.monitoring import configure_logs
 
     configure_logs(settings.monitoring.log_format, settings.monitoring.log_level)
@@ -100,7 +104,7 @@ def run(config: ConfigPath = DEFAULT_CONFIG, overrides: Overrides = None) -> Non
         logging.getLogger("stream_ad.config").warning("%s", warning)
     from stream_ad.worker import Worker
 
-    worker = Worker(settings)
+    worker = Worker(settings, watcher=ConfigWatcher(config, overrides or []) if watch else None)
     end_on_signals(worker, settings.shutdown_timeout)
     raise typer.Exit(worker.run(on_ready=leave_out_of_garbage_collection))
 

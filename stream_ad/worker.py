@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from stream_ad import __version__
-from stream_ad.config import Config, FileSource
+from stream_ad.config import Config, ConfigError, ConfigWatcher, FileSource
 from stream_ad.detector import choose_device
-from stream_ad.learning import ColdStart, Learner, LearningSettings, LoadedModel, Outcome, threads_each
+from stream_ad.learning import ColdStart, FollowOnly, Learner, LearningSettings, LoadedModel, Outcome, threads_each
 from stream_ad.monitoring import Metrics, MonitoringServer, OncePerMinute
 from stream_ad.records import (
     Decoded,
@@ -27,7 +27,7 @@ from stream_ad.records import (
     encode,
     make_decoder,
 )
-from stream_ad.registry import ModelRegistry, RegistryError
+from stream_ad.registry import ModelRegistry, RegistryError, RegistryUnavailable
 from stream_ad.scoring import Scorer
 from stream_ad.transports import (
     ConfigurationError,
@@ -54,19 +54,28 @@ EXIT_MISCONFIGURED = 2
 class Worker:
     """Reads records, scores them, writes scores and anomalies, learns beside it.
 
-    `source` and `sink` are made from the configuration unless given. `run` blocks until the source is
-    exhausted or `stop` is called (from any thread) and returns the exit code of the process: 0 done, 1 failed
-    (records that were not committed will be read again), 2 wrong configuration.
+    By its role it does all of that, or all but learning (scorer), or all but writing (trainer). `source` and
+    `sink` are made from the configuration unless given; a `watcher` brings changes of it. `run` blocks until the
+    source is exhausted or `stop` is called (from any thread) and returns the exit code of the process: 0 done,
+    1 failed (records that were not committed will be read again), 2 wrong configuration.
     """
 
-    def __init__(self, config: Config, *, source: Source | None = None, sink: Sink | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        source: Source | None = None,
+        sink: Sink | None = None,
+        watcher: ConfigWatcher | None = None,
+    ) -> None:
         self.config = config
         self.schema = RecordSchema(**config.schema_.model_dump())
         self.registry = ModelRegistry(config.registry.path, config.registry.keep)
-        self.metrics = Metrics(list(self.schema.features), __version__)
+        self.metrics = Metrics(list(self.schema.features), __version__, config.role)
         self.metrics.set_false_alarm_rate(config.alerts.false_alarm_rate)
         self._source = source
         self._sink = sink
+        self._watcher = watcher
         self._stopping = threading.Event()
         self._connected = False
         self._failure: str | None = None
@@ -74,9 +83,11 @@ class Worker:
         self._decoder = make_decoder(self.schema.as_json() if isinstance(config.source, FileSource) else self.schema)
         self._field_drift = FieldDrift(self.schema, self._decoder)
         self._once_per_minute = OncePerMinute()
-        cold = config.training.cold_start == "half_space_trees"
+        cold = config.training.cold_start == "half_space_trees" and config.role != "trainer"
         self._scorer = Scorer(self.schema, ColdStart(config.detector.seed) if cold else None)
-        self._learner = Learner(self._learning_settings(), self.registry)
+        kind = FollowOnly if config.role == "scorer" else Learner
+        self._learner: Learner | FollowOnly = kind(self._learning_settings(), self.registry)
+        self._sampling = np.random.default_rng(config.detector.seed)
         self._next_statistics = 0.0
         self._counts = {
             "rows": 0,
@@ -105,13 +116,17 @@ class Worker:
         """
         try:
             self._prepare_computing()
-            self.registry.check_writable()
+            if self.config.role != "scorer":
+                self.registry.check_writable()
             self.server.start()
-            log.info("monitoring", extra={"monitoring_port": self.server.port, "threads": self._threads})
+            started = {"monitoring_port": self.server.port, "threads": self._threads, "role": self.config.role}
+            log.info("monitoring", extra=started)
             model = self._learner.restore()
             if model is not None:
                 self._swap(model)
             source, sink = self._connect()
+        except RegistryUnavailable as error:
+            return self._fail(EXIT_FAILED, error)
         except (ConfigurationError, RegistryError) as error:
             return self._fail(EXIT_MISCONFIGURED, error)
         except (TransportError, OSError) as error:
@@ -153,10 +168,10 @@ class Worker:
         """Train now, whatever the triggers say."""
         self._learner.request("manual")
 
-    def _work(self, source: Source, sink: Sink) -> None:
+    def _work(self, source: Source, sink: Sink | None) -> None:
         """One turn: a batch from poll to commit, then a step of learning."""
         with self.metrics.stage("poll"):
-            raw = source.poll(POLL_SECONDS)
+            raw = self._sampled(source.poll(POLL_SECONDS))
         if len(raw):
             self._process(raw, sink)
         with self.metrics.stage("commit"):
@@ -165,37 +180,55 @@ class Worker:
             self._learn()
         self._look_around(source)
 
-    def _process(self, raw: RawBatch, sink: Sink) -> None:
-        """Decode, score and emit one batch; returns when all its outputs are acknowledged."""
+    def _sampled(self, raw: RawBatch) -> RawBatch:
+        """The share of the records that a trainer looks at, or all of them."""
+        share = self.config.training.sample
+        if self.config.role != "trainer" or share == 1.0:
+            return raw
+        return raw.select(np.flatnonzero(self._sampling.random(len(raw)) < share))
+
+    def _process(self, raw: RawBatch, sink: Sink | None) -> None:
+        """Decode, score and emit one batch; returns when all its outputs are acknowledged.
+
+        A trainer has no sink: it scores to pick the inliers, and what it reads is others' to deliver.
+        """
         with self.metrics.stage("decode"):
             decoded = self._decoder.decode(raw)
-        batch = decoded.batch
         with self.metrics.stage("score"):
-            verdicts = self._scorer.score(batch)
-        with self.metrics.stage("emit"):
-            sink.write(batch.keys, encode(batch, verdicts, self.schema), verdicts.flagged.tolist())
-            if decoded.bad:
-                sink.write_dead_letters(dead_letters(decoded))
-            sink.flush()
-        self._account(decoded, verdicts)
+            verdicts = self._scorer.score(decoded.batch)
+        if sink is not None:
+            with self.metrics.stage("emit"):
+                self._emit(decoded, verdicts, sink)
+            self._tell(decoded, verdicts)
+        else:
+            self.metrics.observe_sample(len(decoded.batch))
+        self._counts["rows"] += len(decoded.batch)
+        self._counts["records"] += len(raw)
+        self._offer(decoded, verdicts)
 
-    def _account(self, decoded: Decoded, verdicts: Verdicts) -> None:
-        """What follows from a batch that is delivered: learning, counting, telling of bad records."""
-        batch = decoded.batch
-        learnable = self._scorer.learnable(batch)
-        # The cold start's scores are not calibrated: to the window they are no scores at all.
-        score = np.where(verdicts.status == Status.SCORED, verdicts.score, np.nan)
-        self._learner.observe(batch.values[learnable], score[learnable])
-        self._field_drift.observe(batch)
+    def _emit(self, decoded: Decoded, verdicts: Verdicts, sink: Sink) -> None:
+        sink.write(decoded.batch.keys, encode(decoded.batch, verdicts, self.schema), verdicts.flagged.tolist())
+        if decoded.bad:
+            sink.write_dead_letters(dead_letters(decoded))
+        sink.flush()
+
+    def _tell(self, decoded: Decoded, verdicts: Verdicts) -> None:
+        """Count a batch that is delivered, and tell of what is wrong in it."""
+        self._field_drift.observe(decoded.batch)
         for bad in decoded.bad:
             message = f"record goes to the dead letters: {bad.message}"
             self._once_per_minute.log(log, logging.WARNING, bad.reason, message)
         self.metrics.observe_batch(decoded, verdicts, time.time())
         self.metrics.set_feature_residuals(self._scorer.residual)
-        self._counts["rows"] += len(batch)
-        self._counts["records"] += len(batch.raw)
         self._counts["anomalies"] += len(verdicts.flagged)
         self._counts["dead_letters"] += len(decoded.bad)
+
+    def _offer(self, decoded: Decoded, verdicts: Verdicts) -> None:
+        """Offer what was scored to the learner."""
+        learnable = self._scorer.learnable(decoded.batch)
+        # The cold start's scores are not calibrated: to the window they are no scores at all.
+        score = np.where(verdicts.status == Status.SCORED, verdicts.score, np.nan)
+        self._learner.observe(decoded.batch.values[learnable], score[learnable])
 
     def _learn(self) -> None:
         outcome, model = self._learner.step()
@@ -205,7 +238,9 @@ class Worker:
             self._swap(model)
 
     def _swap(self, model: LoadedModel) -> None:
-        self._counts["swaps"] += self._scorer.model is not None or self._counts["rows"] > 0
+        before = self._scorer.model
+        if before is None or before.version != model.version:
+            self._counts["swaps"] += before is not None or self._counts["rows"] > 0
         self._scorer.swap(model)
         self.metrics.model_swapped(model.version, model.created_at)
         log.info("a model is live", extra={"version": model.version})
@@ -224,33 +259,55 @@ class Worker:
         log.log(level, "training %s%s", outcome.result, message, extra=details)
 
     def _look_around(self, source: Source) -> None:
-        """Once a second: lag and the other things that only the source knows."""
+        """Once a second: the configuration, lag, and the other things that only the source knows."""
         now = time.monotonic()
         if now < self._next_statistics:
             return
         self._next_statistics = now + STATISTICS_SECONDS
+        self._reload()
         statistics = source.statistics()
         self._lag = sum(partition.records for partition in statistics.lag)
         self._missing_topics = statistics.missing_topics
-        lag = [(one.topic, one.partition, one.records) for one in statistics.lag]
-        self.metrics.set_lag(lag, time.time())
+        if self.config.role != "trainer":  # which passes over a backlog: its lag says nothing
+            lag = [(one.topic, one.partition, one.records) for one in statistics.lag]
+            self.metrics.set_lag(lag, time.time())
         self.metrics.set_source_counters(
             statistics.lost_records, statistics.resets, statistics.commit_failures, statistics.rebalances
         )
-        self.metrics.set_window_rows(len(self._learner.window))
-        self.metrics.set_training_running(self._learner.trainer.running)
+        self.metrics.set_window_rows(self._learner.window_rows)
+        self.metrics.set_training_running(self._learner.training)
 
-    def _connect(self) -> tuple[Source, Sink]:
+    def _reload(self) -> None:
+        """Take up a changed configuration file; one that cannot be used changes nothing."""
+        if self._watcher is None:
+            return
+        try:
+            changed = self._watcher.look()
+        except ConfigError as error:
+            log.error("the changed configuration is refused, the one before still holds: %s", error)
+            self.metrics.config_reloaded("refused")
+            return
+        if changed is None:
+            return
+        self.config = self._watcher.config
+        self._learner.apply(self._learning_settings())
+        self.metrics.set_false_alarm_rate(self.config.alerts.false_alarm_rate)
+        logging.getLogger().setLevel(self.config.monitoring.log_level.upper())
+        self.metrics.config_reloaded("applied")
+        log.info("the changed configuration holds", extra={"changed": changed})
+
+    def _connect(self) -> tuple[Source, Sink | None]:
         """Open source and sink, with growing pauses until `source.connect_timeout` is over."""
         source = self._source or make_source(self.config, self.schema)
-        sink = self._sink or make_sink(self.config)
+        sink = None if self.config.role == "trainer" else self._sink or make_sink(self.config)
         patience = getattr(self.config.source, "connect_timeout", 0.0)
         deadline = time.monotonic() + patience
         pause = FIRST_RETRY_SECONDS
         while True:
             try:
                 source.open()
-                sink.open()
+                if sink is not None:
+                    sink.open()
                 self._connected = True
                 log.info("connected")
                 return source, sink
@@ -264,10 +321,11 @@ class Worker:
                 raise StoppedEarly("stopped before the brokers answered")
             pause = min(2.0 * pause, LONGEST_RETRY_SECONDS)
 
-    def _close(self, source: Source, sink: Sink) -> None:
+    def _close(self, source: Source, sink: Sink | None) -> None:
         self._connected = False
         self._learner.close()
-        sink.close()
+        if sink is not None:
+            sink.close()
         source.close()
         self.server.close()
 
@@ -293,8 +351,10 @@ class Worker:
             reasons.append("source and sink are not connected")
         if self._missing_topics:
             reasons.append(f"topics that are gone: {', '.join(self._missing_topics)}")
-        if not self._scorer.ready:
-            rows, needed = len(self._learner.window), self.config.training.min_rows
+        if not self._scorer.ready and self.config.role == "scorer":
+            reasons.append(f"no model yet: a trainer publishes the first one in {self.registry.path}")
+        elif not self._scorer.ready and self.config.role == "all":
+            rows, needed = self._learner.window_rows, self.config.training.min_rows
             reasons.append(f"no model yet: {rows} of {needed} rows for the first training")
         return reasons
 
@@ -303,11 +363,12 @@ class Worker:
         model = self._scorer.model
         reasons = self.not_ready()
         return {
+            "role": self.config.role,
             **self._counts,
             "rate": round(self._counts["rows"] / max(1e-9, time.monotonic() - self._started), 1),
             "model": None if model is None else model.version,
-            "training": self._learner.trainer.running,
-            "window_rows": len(self._learner.window),
+            "training": self._learner.training,
+            "window_rows": self._learner.window_rows,
             "lag": self._lag,
             "ready": not reasons,
             "reasons": reasons,

@@ -71,7 +71,7 @@ def started_process(trainer: Trainer) -> int:
 
 
 def leftovers(registry: Path) -> list[str]:
-    return [path.name for path in registry.iterdir() if path.name.startswith(".")]
+    return [path.name for path in registry.iterdir() if path.name.startswith((".tmp-", ".training-"))]
 
 
 def test_a_training_makes_a_model_live_and_cleans_up(tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from stream_ad.config.models import (
     Schema,
     Training,
 )
+from stream_ad.config.watching import ConfigWatcher
 
 __all__ = [
     "Alerts",
     "Config",
     "ConfigError",
+    "ConfigWatcher",
     "DetectorSettings",
     "FileSink",
     "FileSource",

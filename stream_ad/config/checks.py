@@ -13,7 +13,14 @@ LEAST_EXPECTED_ALARMS = 5.0
 
 def check(config: Config) -> list[tuple[str, str]]:
     """Path and message of each combination that cannot work."""
-    return [*_schema(config), *_training(config), *_topics(config), *_connections(config), *_file(config)]
+    return [
+        *_role(config),
+        *_schema(config),
+        *_training(config),
+        *_topics(config),
+        *_connections(config),
+        *_file(config),
+    ]
 
 
 def warnings(config: Config) -> list[str]:
@@ -30,6 +37,11 @@ def warnings(config: Config) -> list[str]:
 
 
 Problems = Iterator[tuple[str, str]]
+
+
+def _role(config: Config) -> Problems:
+    if config.role == "trainer" and isinstance(config.source, FileSource):
+        yield "role", "a trainer reads topics; to learn from a file use stream-ad train, or role all"
 
 
 def _schema(config: Config) -> Problems:

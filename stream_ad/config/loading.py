@@ -20,7 +20,7 @@ ENVIRONMENT_PREFIX = "STREAM_AD__"
 NULLS = frozenset(("", "~", "null", "Null", "NULL"))
 EXPANSION = re.compile(r"\$\$|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\})?")
 SECRETS = ("password",)
-SECTIONS = {field.alias or name for name, field in Config.model_fields.items()} - {"shutdown_timeout"}
+SECTIONS = {field.alias or name for name, field in Config.model_fields.items()} - {"role", "shutdown_timeout"}
 LONGEST_SHOWN = 60
 
 Path_ = tuple[str | int, ...]

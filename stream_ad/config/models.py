@@ -136,6 +136,8 @@ class Training(Section):
     """Least time between two trainings, whatever asks for them."""
     timeout_seconds: PositiveFloat = 1800.0
     """A training that takes longer is stopped."""
+    sample: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Role trainer: share of the records that it looks at, drawn at random."""
     cold_start: Literal["half_space_trees", "none"] = "half_space_trees"
     """What scores while there is no model yet."""
 
@@ -181,7 +183,8 @@ class Registry(Section):
     """Where models are kept."""
 
     path: str = "models"
-    """Folder of the snapshots."""
+    """Folder of the snapshots, which workers of several roles share, or a URL of an object store such as
+    s3://bucket/prefix (install `stream-ad[s3]`; credentials and endpoint come from the AWS_ variables)."""
     keep: Annotated[int, Field(ge=2)] = 10
     """How many snapshots to keep."""
 
@@ -206,6 +209,9 @@ SinkConfig = Annotated[KafkaSink | FileSink | MemorySink, Field(discriminator="t
 class Config(Section):
     """The whole of config.yaml."""
 
+    role: Literal["all", "scorer", "trainer"] = "all"
+    """all: score and train. scorer: only score, with the models that a trainer publishes in the registry.
+    trainer: read the same topics in a group of its own (GROUP-trainer), write nothing, train and publish."""
     source: SourceConfig
     schema_: Annotated[Schema, Field(alias="schema")]
     detector: DetectorSettings = DetectorSettings()

@@ -42,6 +42,19 @@ class RawBatch:
     def __len__(self) -> int:
         return len(self.values)
 
+    def select(self, records: Int64) -> RawBatch:
+        """The records at these indices, which ascend."""
+        at = records.tolist()
+        return RawBatch(
+            [self.values[i] for i in at],
+            [self.keys[i] for i in at],
+            [self.headers[i] for i in at],
+            self.timestamps[records],
+            [self.topics[i] for i in at],
+            self.partitions[records],
+            self.offsets[records],
+        )
+
     @classmethod
     def empty(cls) -> RawBatch:
         none = np.empty(0, np.int64)

@@ -37,6 +37,11 @@ def make_source(settings: config.Config, schema: RecordSchema) -> Source:
     if isinstance(settings.source, config.KafkaSource):
         from stream_ad.transports.kafka_source import KafkaSource
 
+        if settings.role == "trainer":
+            # A window's worth: what is older would leave the window before the next training.
+            wanted = int(settings.training.window_rows / settings.training.sample)
+            own_group = settings.source.model_copy(update={"group": f"{settings.source.group}-trainer"})
+            return KafkaSource(own_group, most_behind=wanted)
         return KafkaSource(settings.source)
     if isinstance(settings.source, config.FileSource):
         from stream_ad.transports.file import FileSource

@@ -60,6 +60,15 @@ class Positions:
                 self._consumer.seek(tp, starts[tp])
             self._started.add(topic)
 
+    def skip_backlog(self, most_behind: int) -> None:
+        """Go on with the newest `most_behind` records of all partitions together, if there are many more."""
+        positions = self.current()
+        each = most_behind // max(1, len(positions)) + 1
+        for tp, position in positions.items():
+            end = self._consumer.highwater(tp)
+            if end is not None and end - position.offset > 2 * each:
+                self._consumer.seek(tp, end - each)
+
     def return_into_range(self, positions: dict[TopicPartition, int]) -> None:
         """Go on with partitions whose position is not in the log (any more)."""
         oldest, ends = self._oldest(list(positions)), self._ends(list(positions))

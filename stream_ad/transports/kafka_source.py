@@ -37,14 +37,16 @@ _TRANSIENT = (errors.RetriableError, errors.CommitFailedError, errors.RebalanceI
 class KafkaSource:
     """Reads committed records of `settings.topics` and commits what has been dealt with.
 
-    `Positions` says where reading begins. Not for use by several threads.
+    `Positions` says where reading begins. With `most_behind` records it is the newest ones that count: a longer
+    backlog is passed over. Not for use by several threads.
     """
 
     exhausted = False
     _positions: Positions
 
-    def __init__(self, settings: config.KafkaSource) -> None:
+    def __init__(self, settings: config.KafkaSource, most_behind: int | None = None) -> None:
         self._settings = settings
+        self._most_behind = most_behind
         self._consumer: Any = None
         self._network: Any = None
         self._rebalances = _Rebalances()
@@ -86,6 +88,8 @@ class KafkaSource:
         start = time.monotonic()
         try:
             self._positions.watch_topics()
+            if self._most_behind is not None:
+                self._positions.skip_backlog(self._most_behind)
             batch = self._poll(timeout)
             while not batch and (left := start + self._patience(timeout) - time.monotonic()) > 0:
                 batch = self._poll(left)
