@@ -14,20 +14,21 @@ from stream_ad.simulation import SENSORS, Plant
 from stream_ad.transports import ConfigurationError, DeliveryError, make_source
 
 CHUNK = 2000
-"""Rows sent between two looks at the clock."""
+"""Most rows sent between two looks at the clock."""
 
 Records = Iterator[list[bytes]]
 
 
-def plant_records(config: Config, rows: int, seed: int, fault_rate: float) -> Records:
-    """Rows of the plant in the format of the schema, a chunk at a time.
+def plant_records(config: Config, rows: int, seed: int, fault_rate: float, rate: float | None = None) -> Records:
+    """Rows of the plant in the format of the schema, a chunk at a time: a second's worth at `rate` rows a second.
 
     As JSON they carry `id`, the row's number, and `ts`, the present time.
     """
     plant = Plant(seed=seed, fault_rate=fault_rate)
+    chunk = CHUNK if rate is None else max(1, min(CHUNK, int(rate)))
     made = 0
     while made < rows:
-        values = plant.rows(min(CHUNK, rows - made)).values
+        values = plant.rows(min(chunk, rows - made)).values
         yield encode_rows(config, values, made)
         made += len(values)
 
