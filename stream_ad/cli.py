@@ -160,6 +160,54 @@ def lint(
     out.print(f"next: stream-ad run -c {config}", highlight=False)
 
 
+@app.command()
+def init(
+    bootstrap: Annotated[str, typer.Option(metavar="HOST:PORT", help="Brokers to ask first.")] = "localhost:9092",
+    topic: Annotated[list[str] | None, typer.Option(help="The topic to read; several by repeating it.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A .csv, .jsonl or .parquet file in place of a topic.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the configuration.")] = DEFAULT_CONFIG,
+    security_protocol: Annotated[
+        str | None, typer.Option(help="PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL.", show_default="PLAINTEXT")
+    ] = None,
+    sasl_mechanism: Annotated[
+        str | None, typer.Option(help="PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, GSSAPI.")
+    ] = None,
+    sasl_username: Annotated[str | None, typer.Option()] = None,
+    sasl_password_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The environment variable that holds the password.")
+    ] = None,
+    ssl_cafile: Annotated[str | None, typer.Option(help="PEM file of the brokers' authorities.")] = None,
+    ssl_certfile: Annotated[str | None, typer.Option(help="PEM file of our certificate.")] = None,
+    ssl_keyfile: Annotated[str | None, typer.Option(help="PEM file of its key.")] = None,
+    ssl_password_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The environment variable that holds the key's password.")
+    ] = None,
+    create_topics: Annotated[
+        bool, typer.Option("--create-topics", help="Create the output topics that are not there.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the configuration that is there.")] = False,
+) -> None:
+    """Look at a topic or a file and write a configuration for it, with the reason for each choice.
+
+    Reads some records without joining a group; nothing is committed. No secret goes into the file.
+    """
+    from stream_ad.proposing import Request
+    from stream_ad.proposing import init as propose
+
+    connection = {
+        "bootstrap_servers": bootstrap,
+        "security_protocol": security_protocol,
+        "sasl_mechanism": sasl_mechanism,
+        "sasl_username": sasl_username,
+        "ssl_cafile": ssl_cafile,
+        "ssl_certfile": ssl_certfile,
+        "ssl_keyfile": ssl_keyfile,
+    }
+    secrets = {"sasl_password": sasl_password_env, "ssl_password": ssl_password_env}
+    with teaching_errors():
+        propose(Request(output, topic or [], file, connection, secrets, create_topics, force), out)
+
+
 def try_connections(settings: Config) -> None:
     """Open and close source and sink once. Raises `TransportError`."""
     from stream_ad.records import RecordSchema

@@ -1,0 +1,76 @@
+"""Some rows of a file, spread over all of it, read as the worker reads them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from stream_ad.config import FileSource
+from stream_ad.proposing.dialect import find_dialect
+from stream_ad.proposing.sample import PROGRESS_SECONDS, Progress, Sample
+from stream_ad.records import RecordSchema
+from stream_ad.transports import ConfigurationError
+from stream_ad.transports.file import FileSource as FileReader
+
+MOST_ROWS = 10_000
+LONGEST_SECONDS = 15.0
+
+
+def sample_file(path: Path, progress: Progress) -> tuple[Sample, FileSource]:
+    """Look at up to `MOST_ROWS` rows; return them with the settings to read the file by.
+
+    Raises `ConfigurationError` for a file that is not there, is of another kind, or has nothing in it.
+    """
+    if not path.is_file():
+        raise ConfigurationError(f"there is no file {path}")
+    settings = FileSource(type="file", path=str(path))
+    columns, repeated = ["-"], []
+    kind = path.name.removesuffix(".gz")
+    if kind.endswith(".csv"):
+        settings, names, columns = find_dialect(path)
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        columns = [name for name in columns if "." not in name and name not in repeated] or columns
+    elif kind.endswith(".parquet"):
+        names = parquet_columns(path)
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        columns = [name for name in names if "." not in name and name not in repeated]
+    reader = FileReader(settings, RecordSchema(list(dict.fromkeys(columns))))
+    reader.open()
+    try:
+        values, total, whole = spread_rows(reader, progress)
+    finally:
+        reader.close()
+    if not values:
+        raise ConfigurationError(f"{path} has no row in it: there is nothing to look at")
+    sample = Sample(f"file {path}", list(values), [0] * len(values), total, repeated_columns=repeated)
+    if not whole:
+        sample.notes.append(f"the file is long: its first {total} rows were read within {LONGEST_SECONDS:g} s")
+    return sample, settings
+
+
+def spread_rows(reader: FileReader, progress: Progress) -> tuple[list[bytes], int, bool]:
+    """Rows at even distances, in order; how many were read; whether to the end."""
+    kept: list[bytes] = []
+    stride, read = 1, 0
+    started = told = time.monotonic()
+    while not reader.exhausted and time.monotonic() < started + LONGEST_SECONDS:
+        values = [value for value in reader.poll(0.0).values if value is not None]
+        kept += values[-read % stride :: stride]
+        read += len(values)
+        while len(kept) > MOST_ROWS:
+            kept, stride = kept[::2], 2 * stride
+        if time.monotonic() > told + PROGRESS_SECONDS:
+            told = time.monotonic()
+            progress(f"{read} rows read")
+    return kept, read, reader.exhausted
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Raises `ConfigurationError` if it is no Parquet file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return list(pyarrow.parquet.read_schema(path).names)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ConfigurationError(f"{path} is no Parquet file: {error}") from error
