@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint kafka docs clean
+.PHONY: demo test lint kafka docs manifests clean
 .DEFAULT_GOAL := demo
 
 # Installed again only when pyproject.toml or constraints.txt changed.
@@ -33,6 +33,10 @@ kafka: $(INSTALLED)
 # The parts of docs/ that are made from the code.
 docs: $(INSTALLED)
 	$(BIN)/python -m docs.generate
+
+# deploy/kubernetes, and the chart's copies of rules and dashboards.
+manifests: $(INSTALLED)
+	$(BIN)/python -m tests.manifests
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -62,9 +62,37 @@ and the chart's own Secret. Only a change here restarts the pods; a new false al
 {{- list $config .Values.secret.values | toJson | sha256sum -}}
 {{- end -}}
 
+{{/* Ports of the brokers in config.source and config.sink, with commas. */}}
+{{- define "stream-ad.kafkaPorts" -}}
+{{- $servers := list .Values.config.source.bootstrap_servers (.Values.config.sink).bootstrap_servers | compact | join "," -}}
+{{- $ports := .Values.networkPolicy.kafkaPorts -}}
+{{- range splitList "," $servers -}}
+{{- $ports = append $ports (regexFind ":[0-9]+$" (trim .) | trimPrefix ":") -}}
+{{- end -}}
+{{- $ports | compact | join "," -}}
+{{- end -}}
+
 {{/* Combinations that cannot work, said before anything is installed. */}}
 {{- define "stream-ad.check" -}}
 {{- $source := .Values.config.source -}}
+{{- $path := .Values.config.registry.path -}}
+{{- if not (or (include "stream-ad.objectStore" .) (regexMatch "^/?models(/|$)" $path)) -}}
+{{- fail (printf "config.registry.path %s is not on the volume, which is mounted at /models: write /models, a folder below, or a URL such as s3://bucket/prefix" $path) -}}
+{{- end -}}
+{{- range $section := list "source" "sink" -}}
+{{- range $key := list "sasl_password" "ssl_password" -}}
+{{- $value := get (get $.Values.config $section | default dict) $key -}}
+{{- if and $value (not (regexMatch "^[$][{][A-Za-z_][A-Za-z0-9_]*[}]$" $value)) -}}
+{{- fail (printf "config.%s.%s would be readable in a ConfigMap: write ${KAFKA_PASSWORD} there, and the password in a Secret (secret.existing or secret.values)" $section $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.networkPolicy.enabled (not (include "stream-ad.kafkaPorts" .)) -}}
+{{- fail (printf "no port of a broker is in config.source.bootstrap_servers (%s): write HOST:PORT, or name the ports in networkPolicy.kafkaPorts" $source.bootstrap_servers) -}}
+{{- end -}}
+{{- if and .Values.keda.enabled (contains "${" (printf "%s,%s" $source.bootstrap_servers (join "," $source.topics))) -}}
+{{- fail "KEDA cannot see the pods' environment: with keda.enabled, write config.source.bootstrap_servers and topics without ${NAME}" -}}
+{{- end -}}
 {{- if and .Values.keda.enabled (eq .Values.roles "all") -}}
 {{- fail "keda.enabled scales scorers, and roles: all has none: set roles: split" -}}
 {{- end -}}

@@ -84,7 +84,10 @@ volumeMounts:
     mountPath: /tmp
 {{- if not (include "stream-ad.objectStore" .root) }}
   - name: models
-    mountPath: {{ $values.config.registry.path }}
+    mountPath: /models
+    {{- if eq .role "scorer" }}
+    readOnly: true # a scorer follows, it never publishes
+    {{- end }}
 {{- end }}
 {{- if $values.secret.tls }}
   - name: tls
