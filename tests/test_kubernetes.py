@@ -6,6 +6,7 @@ import base64
 import copy
 import re
 import shutil
+import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests import helm, manifests
 from tests.manifest_checks import Document, Documents, configuration, of_kind, problems
 from tests.manifests import CHART
 
+ROOT = Path(__file__).parent.parent
 SASL = {
     "security_protocol": "SASL_SSL",
     "sasl_mechanism": "SCRAM-SHA-512",
@@ -101,6 +103,23 @@ def one(found: Documents, kind: str, component: str = "") -> Document:
 
 def test_helm_lint_has_nothing_to_say() -> None:
     assert "[WARNING]" not in helm.lint(CHART)
+
+
+@pytest.mark.parametrize(
+    ("file", "more", "says"),
+    [
+        ("values.yaml", "scorers: {}", "additional properties 'scorers' not allowed"),
+        ("templates/NOTES.txt", "{{ .Values.no.such.value }}", "nil pointer"),
+        ("templates/configmap.yaml", "  - x: [", "unable to parse YAML"),
+    ],
+)
+def test_helm_lint_finds_what_is_broken(file: str, more: str, says: str, tmp_path: Path) -> None:
+    broken = tmp_path / "stream-ad"
+    shutil.copytree(CHART, broken)
+    with (broken / file).open("a") as end:
+        end.write(f"\n{more}\n")
+    with pytest.raises(helm.HelmError, match=says):
+        helm.lint(broken)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -208,8 +227,18 @@ def test_the_config_arrives_as_it_was_given(chart: Path) -> None:
 
 
 def test_the_config_yaml_of_the_project_does_as_values(chart: Path, tmp_path: Path) -> None:
-    config = yaml.safe_load(Path("config.yaml").read_text())
-    assert problems(parsed(helm.template(chart, {"config": config})), tmp_path) == []
+    """By the one line of shell that docs/kubernetes.md gives."""
+    [line] = re.findall(r"^\{ echo .*$", (ROOT / "docs" / "kubernetes.md").read_text(), re.MULTILINE)
+    values = tmp_path / "plant-values.yaml"
+    subprocess.run(["sh", "-c", line.replace(values.name, str(values))], cwd=ROOT, check=True)
+    assert problems(parsed(helm.template(chart, files=[values])), tmp_path) == []
+
+
+def test_the_values_in_the_guide_are_ones_that_the_chart_takes() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "kubernetes.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 5
+    for block in blocks:
+        assert "kind: Deployment" in helm.template(CHART, yaml.safe_load(block))
 
 
 def restart_marks(chart: Path, values: dict[str, Any]) -> set[str]:
@@ -269,6 +298,9 @@ def test_dashboards_arrive_byte_for_byte_under_the_sidecars_label(tmp_path: Path
         ({"scorer": {"replicas": "two"}}, "at '/scorer/replicas': got string, want integer"),
         ({"scorer": {"resources": {"limits": {"cpu": None}}}}, "at '/scorer/resources/limits': missing property 'cpu'"),
         ({"roles": "trainer"}, "at '/roles': value must be one of 'split', 'all'"),
+        ({"config": {"schema": {"features": ["x", True]}}}, "at '/config/schema/features/1': got boolean, want string"),
+        ({"config": {"source": {"topics": [83]}}}, "at '/config/source/topics/0': got number, want string"),
+        ({"secret": {"existing": "my-secret", "values": CREDENTIALS}}, "exclude each other"),
         ({"config": {"source": {"type": "file"}}}, "at '/config/source/type'"),
         ({"config": {"monitoring": {"port": 0}}}, "at '/config/monitoring/port': minimum"),
         ({"secret": {"values": {"kafka.password": "x"}}}, "invalid propertyName 'kafka.password'"),

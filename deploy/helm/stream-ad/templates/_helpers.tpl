@@ -75,6 +75,9 @@ and the chart's own Secret. Only a change here restarts the pods; a new false al
 {{/* Combinations that cannot work, said before anything is installed. */}}
 {{- define "stream-ad.check" -}}
 {{- $source := .Values.config.source -}}
+{{- if and .Values.secret.existing .Values.secret.values -}}
+{{- fail "secret.existing and secret.values exclude each other: put the values into your Secret, or leave existing empty" -}}
+{{- end -}}
 {{- $path := .Values.config.registry.path -}}
 {{- if not (or (include "stream-ad.objectStore" .) (regexMatch "^/?models(/|$)" $path)) -}}
 {{- fail (printf "config.registry.path %s is not on the volume, which is mounted at /models: write /models, a folder below, or a URL such as s3://bucket/prefix" $path) -}}

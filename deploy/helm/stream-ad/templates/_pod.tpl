@@ -1,4 +1,4 @@
-{{/* What every pod of the chart has: call with (dict "root" $ "role" ROLE). */}}
+{{/* What every pod of the chart has: call with (dict "root" $ "role" ROLE "models" WHETHER_IT_NEEDS_THEM). */}}
 {{- define "stream-ad.podSettings" -}}
 {{- $settings := index .root.Values .role -}}
 serviceAccountName: {{ include "stream-ad.serviceAccountName" .root }}
@@ -40,7 +40,7 @@ volumes:
   - name: tmp
     emptyDir:
       sizeLimit: {{ .root.Values.tmp.sizeLimit }}
-{{- if not (include "stream-ad.objectStore" .root) }}
+{{- if and .models (not (include "stream-ad.objectStore" .root)) }}
   - name: models
     persistentVolumeClaim:
       claimName: {{ .root.Values.persistence.existingClaim | default (include "stream-ad.fullname" .root) }}
@@ -53,7 +53,7 @@ volumes:
 {{- end }}
 {{- end -}}
 
-{{/* Image, environment, mounts and rights of the container: call with (dict "root" $ "role" ROLE). */}}
+{{/* Image, environment, mounts and rights of the container: call as above. */}}
 {{- define "stream-ad.containerSettings" -}}
 {{- $values := .root.Values -}}
 {{- $settings := index $values .role -}}
@@ -82,7 +82,7 @@ volumeMounts:
     readOnly: true
   - name: tmp
     mountPath: /tmp
-{{- if not (include "stream-ad.objectStore" .root) }}
+{{- if and .models (not (include "stream-ad.objectStore" .root)) }}
   - name: models
     mountPath: /models
     {{- if eq .role "scorer" }}
