@@ -14,6 +14,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from tests.kafka_broker import NoKafka, broker
+from tests.watched_plant import watched_plant  # noqa: F401  # a fixture
 
 
 @dataclass(frozen=True)
