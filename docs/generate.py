@@ -114,11 +114,12 @@ def described_type(field: Schema) -> str:
 
 
 def metrics() -> str:
-    """Every metric: name as Prometheus stores it, type, labels, meaning."""
+    """Every metric of ours: name as Prometheus stores it, type, labels, meaning."""
     sample = Metrics(["FEATURE"], "VERSION")
     labels = {metric._name: metric._labelnames for metric in vars(sample).values() if hasattr(metric, "_labelnames")}
     rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
-    for family in sample.registry.collect():
+    families = [one for one in sample.registry.collect() if one.name.startswith("stream_ad_")]
+    for family in families:
         name = family.name + ("_total" if family.type == "counter" else "")
         names = ", ".join(f"`{label}`" for label in labels.get(family.name, ()))
         rows.append(f"| `{name}` | {family.type} | {names} | {one_line(family.documentation)} |")
