@@ -104,7 +104,8 @@ def run(
         logging.getLogger("stream_ad.config").warning("%s", warning)
     from stream_ad.worker import Worker
 
-    worker = Worker(settings, watcher=ConfigWatcher(config, overrides or []) if watch else None)
+    with teaching_errors():
+        worker = Worker(settings, watcher=ConfigWatcher(config, overrides or []) if watch else None)
     end_on_signals(worker, settings.shutdown_timeout)
     raise typer.Exit(worker.run(on_ready=leave_out_of_garbage_collection))
 
@@ -155,7 +156,7 @@ def lint(
     if connect:
         with teaching_errors():
             try_connections(settings)
-        out.print("brokers and topics answer", style="green")
+        out.print("brokers, topics and registry answer", style="green")
     out.print(f"{config} is good: {len(settings.schema_.features)} features", style="green", highlight=False)
     out.print(f"next: stream-ad run -c {config}", highlight=False)
 
@@ -209,14 +210,17 @@ def init(
 
 
 def try_connections(settings: Config) -> None:
-    """Open and close source and sink once. Raises `TransportError`."""
+    """Open and close source and sink once, and look at the registry. Raises `TransportError`, `RegistryError`."""
     from stream_ad.records import RecordSchema
     from stream_ad.transports import make_sink, make_source
 
-    for transport in (
-        make_source(settings, RecordSchema(**settings.schema_.model_dump())),
-        make_sink(settings),
-    ):
+    registry = open_registry(settings)
+    if settings.role == "scorer":
+        registry.live()
+    else:
+        registry.check_writable()
+    source = make_source(settings, RecordSchema(**settings.schema_.model_dump()))
+    for transport in (source,) if settings.role == "trainer" else (source, make_sink(settings)):
         try:
             transport.open()
         finally:
@@ -345,7 +349,7 @@ def produce(
     source = file_settings(input_file, delimiter, decimal_comma, header_line, skip_after_header)
     with teaching_errors(), progress_bar() as progress:
         if source is None:
-            records, total = plant_records(settings, rows, seed, fault_rate), rows
+            records, total = plant_records(settings, rows, seed, fault_rate, rate), rows
         else:
             records, total = file_records(settings, source), None
         sent = produce_records(settings, records, rate, progress_task(progress), total)
@@ -367,10 +371,12 @@ def demo(
 @models.command("list")
 def models_list(config: ConfigPath = DEFAULT_CONFIG, overrides: Overrides = None) -> None:
     """All models in the registry, the newest first."""
-    registry = open_registry(read_config(config, overrides))
-    live = registry.live()
+    settings = read_config(config, overrides)
+    with teaching_errors():
+        registry = open_registry(settings)
+        live, summaries = registry.live(), registry.list()
     table = Table(Column("version", no_wrap=True), "", "created (UTC)", "rows", "trigger", "gate")
-    for summary in reversed(registry.list()):
+    for summary in reversed(summaries):
         gate = "accepted" if summary.accepted else "rejected: " + "; ".join(summary.reasons)
         mark = "live" if summary.version == live else ""
         rows, trigger = str(summary.report.get("rows", "")), str(summary.report.get("trigger", ""))
@@ -385,8 +391,9 @@ def models_show(
     overrides: Overrides = None,
 ) -> None:
     """What is known of one model: features, training report, the gate's verdict."""
-    registry = open_registry(read_config(config, overrides))
+    settings = read_config(config, overrides)
     with teaching_errors():
+        registry = open_registry(settings)
         wanted = version or registry.live()
         if wanted is None:
             stop_with(f"no model is live in {registry.path}: train one with stream-ad train, or let run do it")
@@ -400,8 +407,9 @@ def models_rollback(
     overrides: Overrides = None,
 ) -> None:
     """Make an earlier model live again; running workers take it up within seconds."""
-    registry = open_registry(read_config(config, overrides))
+    settings = read_config(config, overrides)
     with teaching_errors():
+        registry = open_registry(settings)
         out.print(f"model {registry.rollback(version)} is live", highlight=False)
 
 

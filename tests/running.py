@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -111,13 +111,15 @@ def publish_model(registry: Path, detector: Detector | None = None, features: tu
 class RunningWorker:
     """`stream-ad run` as a process; its log is read as JSON."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any], name: str = "worker") -> None:
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], name: str = "worker", options: Sequence[str] = ()
+    ) -> None:
         self.config = folder / f"{name}.yaml"
         self.config.write_text(yaml.safe_dump(settings))
         self._log = folder / f"{name}.{uuid.uuid4().hex[:6]}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "stream_ad.cli", "run", "-c", str(self.config)],
+                [sys.executable, "-m", "stream_ad.cli", "run", "-c", str(self.config), *options],
                 stderr=log,
                 stdout=log,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -34,10 +34,9 @@ class ModelFollower:
     missing or torn for a moment, or a registry that does not answer, changes nothing.
     """
 
-    def __init__(self, registry: ModelRegistry, settings: LearningSettings, every_seconds: float = 1.0) -> None:
+    def __init__(self, registry: ModelRegistry, settings: LearningSettings) -> None:
         self._registry = registry
         self._settings = settings
-        self._every = every_seconds
         self._next_look = 0.0
         self._known: tuple[str | None, float] = (None, settings.false_alarm_rate)
         self._thread: threading.Thread | None = None
@@ -69,7 +68,7 @@ class ModelFollower:
             loaded, self._loaded = self._loaded, None
             return loaded
         if now >= self._next_look:
-            self._next_look = now + self._every
+            self._next_look = now + self._registry.look_seconds
             self._thread = threading.Thread(target=self._look, name="model-loader", daemon=True)
             self._thread.start()
         return None
@@ -83,13 +82,13 @@ class ModelFollower:
         rate = self._settings.false_alarm_rate
         try:
             live = self._registry.live()
-        except (RegistryUnavailable, OSError) as error:
+        except (RegistryError, OSError) as error:
             if not self._away:
-                log.warning("the present model stays while the registry does not answer: %s", error)
+                log.warning("the present model stays while the registry cannot be read: %s", error)
             self._away = True
             return
         if self._away:
-            log.info("the model registry answers again")
+            log.info("the registry can be read again")
             self._away = False
         if live is None or (live, rate) == self._known:
             return

@@ -60,6 +60,8 @@ class ModelRegistry:
         self._store: Store = ObjectStore(path) if remote else LocalStore(Path(path))
         self.scratch = Path(tempfile.gettempdir()) if remote else Path(path)
         """Local folder for what a training needs while it runs."""
+        self.look_seconds = 10.0 if remote else 1.0
+        """How often to look whether another model is live: an object store is asked for money."""
 
     def check_writable(self) -> None:
         """Raise `RegistryError` now rather than at the first training hours later."""

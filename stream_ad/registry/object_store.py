@@ -40,7 +40,7 @@ class ObjectStore:
                 self._fs.pipe_file(probe, b"probe")
                 self._fs.rm_file(probe)
             except FileNotFoundError as error:
-                raise RegistryError(f"registry.path {self.url}: {error}; make the bucket first") from error
+                raise self._no_bucket(error) from error
 
     def versions(self) -> list[str]:
         with self._teaching_errors("be read"):
@@ -119,8 +119,14 @@ class ObjectStore:
 
     def _files(self, below: str = "") -> list[str]:
         """Paths, relative to the root, of all files below a folder."""
-        found = self._fs.find(f"{self._root}/{below}".rstrip("/"))
+        try:
+            found = self._fs.find(f"{self._root}/{below}".rstrip("/"))
+        except FileNotFoundError as error:
+            raise self._no_bucket(error) from error
         return [path.removeprefix(f"{self._root}/") for path in found]
+
+    def _no_bucket(self, error: FileNotFoundError) -> RegistryError:
+        return RegistryError(f"registry.path {self.url}: {error}; make the bucket first")
 
     @contextmanager
     def _teaching_errors(self, what: str) -> Iterator[None]:
