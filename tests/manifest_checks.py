@@ -241,5 +241,9 @@ def _configuration(documents: Documents, folder: Path) -> Iterator[str]:
             yield f"{name}: the worker listens at another port than the one declared"
         folders = [mount["mountPath"] for mount in container["volumeMounts"]]
         path = "/" + config.registry.path.lstrip("/")
-        if "://" not in path and container["args"][0] == "run" and not any(path == one or path.startswith(one + "/") for one in folders):
+        if (
+            "://" not in path
+            and container["args"][0] == "run"
+            and not any(path == one or path.startswith(one + "/") for one in folders)
+        ):
             yield f"{name}: the models are on no volume"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests import helm
@@ -40,7 +40,7 @@ def manifests() -> dict[Path, str]:
     }
 
 
-def rendered(values: dict[str, object]) -> Iterator[str]:
+def rendered(values: Mapping[str, object]) -> Iterator[str]:
     """The documents of the chart, each with the line that parts it from the one before."""
     for document in helm.template(CHART, values).split("---\n"):
         if document:
