@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint kafka docs manifests clean
+.PHONY: demo test test-image lint kafka docs manifests clean
 .DEFAULT_GOAL := demo
 
 # Installed again only when pyproject.toml or constraints.txt changed.
@@ -20,6 +20,11 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED) lint
 	$(BIN)/pytest
+
+# The image, built from deploy/Dockerfile and run as a cluster runs it. As root it installs buildah and podman where
+# there is no Docker.
+test-image: $(INSTALLED)
+	$(BIN)/pytest -s --timeout 1800 tests/image/checks.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
