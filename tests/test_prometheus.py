@@ -119,7 +119,7 @@ def test_every_recording_rule_has_a_value_on_a_running_worker(watched_plant: Wat
 def test_every_metric_that_a_rule_names_is_there_on_a_running_worker(watched_plant: WatchedPlant) -> None:
     text = " ".join(rule["expr"] for rule in ALERTS + rules("recording.yaml"))
     names = set(re.findall(r"(?<!:)\b(?:stream_ad|process)_\w+\b(?!:)", text))
-    assert len(names) > 15
+    assert len(names) > 10
     assert {name for name in names if not watched_plant.query(name)} == set()
 
 
@@ -127,7 +127,7 @@ def test_every_metric_that_a_rule_names_is_there_on_a_running_worker(watched_pla
 def test_the_alerts_that_fire_are_those_of_the_story(watched_plant: WatchedPlant) -> None:
     firing = watched_plant.query('ALERTS{alertstate="firing"}')
     assert {labels["alertname"] for labels, _ in firing} == {"StreamAdDeadLetters"}
-    assert {labels["reason"] for labels, _ in firing} == {"parse", "no_features", "not_a_number"}
+    assert {labels["reason"] for labels, _ in firing} == {"parse", "not_an_object", "not_a_number"}
 
 
 @pytest.mark.kafka

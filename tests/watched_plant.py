@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,22 +40,25 @@ class WatchedPlant:
 
 @pytest.fixture(scope="session")
 def watched_plant(kafka: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedPlant]:
-    """A sound plant, then four seconds of a fault and some bad records, then a training that takes over."""
+    """A sound plant, four seconds of a fault, some bad records, a training that runs out of time, a model swap.
+
+    The model that takes over comes from elsewhere: to wait for a training would take most of a minute.
+    """
     need_prometheus()
     folder = tmp_path_factory.mktemp("watched")
     topics = Topics()
     topics.create(kafka)
     publish_model(folder / "models")
-    settings = kafka_config(
-        kafka.bootstrap, topics, folder / "models", training__every_rows=3500, training__min_rows=2000
-    )
+    training = {"training__every_rows": 3500, "training__timeout_seconds": 0.5}
+    settings = kafka_config(kafka.bootstrap, topics, folder / "models", **training)
     with RunningWorker(folder, settings) as worker:
         worker.wait_for_log("connected")
         with prometheus(folder, [f"127.0.0.1:{worker.port}"]) as server:
-            yield _tell_the_story(server, worker, lambda values: kafka.produce(topics.input, values))
+            produce = partial(kafka.produce, topics.input)
+            yield _tell_the_story(server, produce, lambda: publish_model(folder / "models"))
 
 
-def _tell_the_story(server: Prometheus, worker: RunningWorker, produce: Any) -> WatchedPlant:
+def _tell_the_story(server: Prometheus, produce: Any, publish: Any) -> WatchedPlant:
     plant = Plant(seed=0, drift=False)
     plant.rows(6000)  # The model has seen these.
     wait_until(lambda: server.query("stream_ad_ready == 1"))
@@ -65,8 +69,9 @@ def _tell_the_story(server: Prometheus, worker: RunningWorker, produce: Any) -> 
     fault_ended = time.time()
     produce([b"not JSON", b"[]", b'{"vibration": "loud"}', None])
     _run_plant(plant, produce, seconds=4)
-    swaps = server.query("stream_ad_model_swaps_total")[0][1]
-    wait_until(lambda: server.query(f"stream_ad_model_swaps_total > {swaps}"), 120)
+    wait_until(lambda: server.query('stream_ad_trainings_total{result="timeout"} > 0'), 120)
+    publish()
+    wait_until(lambda: server.query("stream_ad_model_swaps_total > 1"), 120)
     _run_plant(plant, produce, seconds=3)
     time.sleep(2)
     return WatchedPlant(server, started, fault_began, fault_ended, time.time())

@@ -28,10 +28,10 @@ GREEN, YELLOW, ORANGE, RED, BLUE = "green", "yellow", "orange", "red", "blue"
 # --- Panels -----------------------------------------------------------------------------------------------------------
 
 
-def query(expr: str, legend: str = "", **more: Any) -> Json:
+def query(expr: str, name: str = "", **more: Any) -> Json:
     """A PromQL query; `CHOSEN` stands in it as {..} or before other labels as {.., label="x"}."""
     target = {"datasource": DATASOURCE, "editorMode": "code", "expr": expr.replace("..", CHOSEN), "range": True}
-    return target | {"legendFormat": legend or "__auto"} | more
+    return target | {"legendFormat": name or "__auto"} | more
 
 
 def panel(
@@ -71,11 +71,12 @@ def panel(
 
 
 def stat(title: str, description: str, expr: str, **more: Any) -> Json:
-    """One number. It takes the latest value of a range, so that its background shows the way there."""
+    """One number; behind it the way there, unless `graph` is none."""
+    graph = more.pop("graph", "area")
     options = {
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "colorMode": "value",
-        "graphMode": more.pop("graph", "area"),
+        "graphMode": graph,
         "justifyMode": "auto",
         "orientation": "auto",
         "textMode": "auto",
@@ -83,8 +84,8 @@ def stat(title: str, description: str, expr: str, **more: Any) -> Json:
         "showPercentChange": False,
         "percentChangeColorMode": "standard",
     }
-    legend = more.pop("legend", "")
-    return panel("stat", title, description, [query(expr, legend)], size=(4, 4), options=options, **more)
+    target = query(expr, instant=graph == "none", range=graph != "none")
+    return panel("stat", title, description, [target], size=(4, 4), options=options, **more)
 
 
 def lines(title: str, description: str, *queries: Json, **more: Any) -> Json:
@@ -99,7 +100,7 @@ def lines(title: str, description: str, *queries: Json, **more: Any) -> Json:
         "stacking": {"mode": "normal" if stack else "none", "group": "A"},
         "thresholdsStyle": {"mode": "dashed" if limits else "off"},
     }
-    options = {"legend": legend("right" if more.pop("wide", False) else "bottom"), "tooltip": tooltip()}
+    options = {"legend": legend(), "tooltip": tooltip()}
     more = {"size": (12, 8), "min": 0} | more
     return panel("timeseries", title, description, list(queries), options=options, custom=custom, **more)
 
@@ -111,7 +112,7 @@ def states(title: str, description: str, *queries: Json, **more: Any) -> Json:
         "rowHeight": 0.8,
         "mergeValues": True,
         "alignValue": "left",
-        "legend": legend("bottom"),
+        "legend": legend(),
         "tooltip": tooltip("single"),
     }
     custom = {"lineWidth": 0, "fillOpacity": 70}
@@ -119,7 +120,7 @@ def states(title: str, description: str, *queries: Json, **more: Any) -> Json:
     return panel("state-timeline", title, description, list(queries), options=options, custom=custom, **more)
 
 
-def ranking(title: str, description: str, expr: str, legend_format: str, **more: Any) -> Json:
+def ranking(title: str, description: str, expr: str, name: str, **more: Any) -> Json:
     """Bars, one a series, the longest on top."""
     options = {
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
@@ -132,9 +133,9 @@ def ranking(title: str, description: str, expr: str, legend_format: str, **more:
         "minVizWidth": 8,
         "minVizHeight": 16,
         "maxVizHeight": 300,
-        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": False, "calcs": []},
+        "legend": legend(shown=False),
     }
-    target = query(f"sort_desc({expr})", legend_format, instant=True, range=False)
+    target = query(f"sort_desc({expr})", name, instant=True, range=False)
     more = {"size": (12, 8), "min": 0} | more
     return panel("bargauge", title, description, [target], options=options, **more)
 
@@ -198,8 +199,8 @@ def text(title: str, content: str, height: int) -> Json:
     }
 
 
-def legend(placement: str) -> Json:
-    return {"displayMode": "list", "placement": placement, "showLegend": True, "calcs": []}
+def legend(shown: bool = True) -> Json:
+    return {"displayMode": "list", "placement": "bottom", "showLegend": shown, "calcs": []}
 
 
 def tooltip(mode: str = "multi") -> Json:
@@ -368,8 +369,8 @@ def share_flagged() -> Json:
     return lines(
         "Share of rows flagged, and the budget",
         "A sound plant stays near the budget, alerts.false_alarm_rate. A fault stands out as a hill, and the"
-        " hill is when it was. A level that stays high is a plant that has changed, until a model swap (blue mark) brings it"
-        " down. Nothing where no rows are scored.",
+        " hill is when it was. A level that stays high is a plant that has changed, until a model swap (blue mark)"
+        " brings it down. Nothing where no rows are scored.",
         query(SHARE_FLAGGED, "flagged"),
         query(BUDGET, "budget"),
         alert="StreamAdAlertsOverBudget",
@@ -404,7 +405,7 @@ def sensors_ranked() -> Json:
     )
 
 
-def live_models() -> Json:
+def live_models(height: int) -> Json:
     return states(
         "Model that scores",
         "Workers that score with each model. One line ends where the next begins: that is a swap. Two lines for long"
@@ -413,6 +414,7 @@ def live_models() -> Json:
         alert="StreamAdModelsDiffer",
         unit="none",
         decimals=0,
+        size=(12, height),
     )
 
 
@@ -500,7 +502,12 @@ def overview() -> Json:
     ]
     rows = {
         "Is it well?": numbers,
-        "When was the fault, which sensor?": [share_flagged(), flagged_by_sensor(), sensors_ranked(), live_models()],
+        "When was the fault, which sensor?": [
+            share_flagged(),
+            flagged_by_sensor(),
+            sensors_ranked(),
+            live_models(height=8),
+        ],
         "Does it keep up?": [records(), lag(), latency(), firing()],
     }
     return dashboard(
@@ -685,7 +692,7 @@ def learning() -> Json:
                 graph="none",
                 thresholds=[(1, YELLOW), (3, RED)],
             ),
-            live_models(),
+            live_models(height=6),
             lines(
                 "Age of the model by worker",
                 "A saw: each swap brings it down. All workers of a deployment go together.",
@@ -765,12 +772,12 @@ def learning() -> Json:
     )
 
 
-def rare(title: str, description: str, expr: str, legend_format: str, alert: str, red_from: float = 1) -> Json:
+def rare(title: str, description: str, expr: str, name: str, alert: str, red_from: float = 1) -> Json:
     """Events that should not be: 0 all the time, then a bar."""
     return lines(
         title,
         description,
-        query(expr, legend_format),
+        query(expr, name),
         alert=alert,
         unit="short",
         decimals=0,
@@ -877,8 +884,9 @@ def operations() -> Json:
             ),
             rare(
                 "Records lost to retention",
-                "Deleted by Kafka before they were read: never scored.",
-                "sum(increase(stream_ad_lost_records_total{..}[$__rate_interval])) or vector(0)",
+                "Deleted by Kafka before they were read: never scored. A trainer's do not count, others score them.",
+                "sum(increase(stream_ad_lost_records_total{..}[$__rate_interval])"
+                ' unless on (job, instance) stream_ad_build_info{role="trainer"}) or vector(0)',
                 "lost",
                 "StreamAdRecordsLost",
             ),
