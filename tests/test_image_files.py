@@ -41,7 +41,7 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     [
         ("USER 10001:10001", "USER root", "DL3002"),
         ('["stream-ad"]', "stream-ad", "DL3025"),
-        ("WORKDIR /\n", "WORKDIR models\n", "DL3000"),
+        ("WORKDIR /etc", "WORKDIR etc", "DL3000"),
         ("&& install -d", "&& apt-get install gcc && install -d", "DL3008"),
     ],
 )

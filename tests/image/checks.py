@@ -70,7 +70,7 @@ def start(image: dict[str, Any], kafka: Kafka, tmp_path: Path) -> Any:
     def started(options: list[str], user: int = 10001, min_rows: int = 1000) -> Iterator[Worker]:
         topics, port = Topics(), free_port()
         topics.create(kafka)
-        settings = kafka_config(kafka.bootstrap, topics, Path("/models"), training__min_rows=min_rows)
+        settings = kafka_config(kafka.bootstrap, topics, Path("models"), training__min_rows=min_rows)
         settings["monitoring"]["port"] = port
         settings["shutdown_timeout"] = SHUTDOWN_SECONDS
         config = tmp_path / "config.yaml"
@@ -143,7 +143,7 @@ def test_any_user_of_group_0_will_do_and_nothing_is_written_but_tmp_and_models(s
 def test_models_that_cannot_be_written_are_told_at_the_start(start: Any) -> None:
     with start(LOCKED_DOWN, user=0) as worker:
         assert worker.container.wait(60) == 2, worker.container.logs()
-        assert "registry.path /models cannot be written" in worker.container.logs()
+        assert "registry.path models cannot be written" in worker.container.logs()
 
 
 def test_sigterm_during_a_training_ends_all_processes_and_leaves_no_half_model(
