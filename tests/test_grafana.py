@@ -175,6 +175,16 @@ def test_what_grafanas_types_overlook_is_found_here(blind_spot: str) -> None:
     assert said in "\n".join(problems(broken))
 
 
+def test_links_within_the_runbook_lead_to_their_sections() -> None:
+    panels = {one["id"]: one for one in DASHBOARDS["runbook"]["panels"]}
+    links = [
+        link for one in panels.values() for link in re.findall(r"\[([^]]+)\]\(([^)]+)\)", one["options"]["content"])
+    ]
+    assert len(links) > 5
+    for title, url in links:
+        assert panels[int(url.removeprefix("/d/stream-ad-runbook?viewPanel="))]["title"] == title
+
+
 @every_dashboard
 def test_a_dashboard_can_be_found_again(name: str) -> None:
     dashboard = DASHBOARDS[name]

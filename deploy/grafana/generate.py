@@ -228,9 +228,18 @@ def runbook_sections() -> dict[str, str]:
 
 
 def runbook_link(alert: str) -> Json:
+    return link(f"Runbook: {alert}", runbook_url(alert))
+
+
+def runbook_url(alert: str) -> str:
     # Panel 1 of the runbook's dashboard is its introduction.
-    number = list(runbook_sections()).index(alert) + 1
-    return link(f"Runbook: {alert}", f"/d/stream-ad-runbook?viewPanel={number}")
+    return f"/d/stream-ad-runbook?viewPanel={list(runbook_sections()).index(alert) + 1}"
+
+
+def with_links_for_grafana(markdown: str) -> str:
+    """Links to other sections lead to their panels; those to files of the repository become words."""
+    markdown = re.sub(r"\[(\w+)\]\(#\w+\)", lambda found: f"[{found[1]}]({runbook_url(found[1])})", markdown)
+    return re.sub(r"\[([^]]+)\]\(\.\./[^)]+\)", r"\1", markdown)
 
 
 def link(title: str, url: str, **more: Any) -> Json:
@@ -933,7 +942,7 @@ def operations() -> Json:
 
 def runbook() -> Json:
     panels = [
-        text(name or "What to do when an alert comes", body, 6 + body.count("\n") // 2)
+        text(name or "What to do when an alert comes", with_links_for_grafana(body), 6 + body.count("\n") // 2)
         for name, body in runbook_sections().items()
     ]
     return dashboard("runbook", "runbook", "docs/runbook.md: a section an alert.", {"": panels}, watches=False)
