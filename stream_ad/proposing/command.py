@@ -106,15 +106,18 @@ def settle_topics(request: Request, source: KafkaSource, places: Places) -> list
 def tell_next(request: Request, missing: list[str], console: Console) -> None:
     """The next command, as it can be pasted."""
     config = shlex.quote(str(request.output))
-    if missing:
-        console.print(Text(f"output topics that are not there yet: {', '.join(missing)}", style="yellow"))
-        console.print(Text("next, to create them: " + again(request)), soft_wrap=True)
-        console.print(Text(f"then: stream-ad lint -c {config} --connect && stream-ad run -c {config}"), soft_wrap=True)
-    elif request.file is not None:
-        console.print(Text(f"next: stream-ad run -c {config}"), soft_wrap=True)
-    else:
-        command = f"next: stream-ad lint -c {config} --connect && stream-ad run -c {config}"
-        console.print(Text(command), soft_wrap=True)
+    run = f"stream-ad run -c {config}"
+    lines = [f"next: stream-ad lint -c {config} --connect && {run}"]
+    if request.file is not None:
+        lines = [f"next: {run}"]
+    elif missing:
+        lines = [
+            f"output topics that are not there yet, and without which run does not start: {', '.join(missing)}",
+            f"next, to create them: {again(request)}",
+            f"then: stream-ad lint -c {config} --connect && {run}",
+        ]
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
 
 
 def again(request: Request) -> str:

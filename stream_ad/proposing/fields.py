@@ -35,8 +35,11 @@ FEW_ROWS = 50
 """Below, the evidence is weak; below `TOO_FEW_FOR_CONSTANTS` a value that never changes says nothing."""
 TOO_FEW_FOR_CONSTANTS = 10
 MOSTLY = 0.95
+USUALLY = 0.8
 LEAST_PRESENT = 0.5
 STRAY_TEXTS = 0.2
+MOSTLY_DISTINCT = 0.9
+"""Ids of records that were sent again come twice."""
 FEW_VALUES = 20
 CODE_VALUES = 50
 FLAT = 1e-11
@@ -188,19 +191,20 @@ def _text(one: Field, rows: int) -> None:
         return
     distinct = one.distinct
     stamps = [value for value in values if isinstance(value, str) and parse_timestamp(value, "auto", ZoneInfo("UTC"))]
+    counted = one.known if names.time_like(one.name) else one.known[:0]
     dates = [value for value in values if isinstance(value, str) and ENGLISH_OR_GERMAN_DATE.match(value.strip())]
     if names.certain_label(one.name):
         one.decide("label", "its name says that it is the answer, not a reading")
-    elif len(stamps) >= MOSTLY * len(values):
-        one.decide("time", "ISO 8601 texts")
+    elif len(stamps) + len(counted) >= MOSTLY * len(values):
+        one.decide("time", "ISO 8601 texts, and numbers since 1970" if len(counted) else "ISO 8601 texts")
     elif len(dates) >= MOSTLY * len(values):
         one.decide("time", "dates that are not ISO 8601: days and months are never guessed")
     elif all(isinstance(value, str) and UUID.fullmatch(value.strip()) for value in values):
         one.decide("identifier", f"UUIDs, {distinct} different ones in {len(values)} rows")
     elif {str(value).strip().lower() for value in values} <= {"true", "false"}:
         one.decide("texts", "true and false as texts are no numbers: write 1 and 0 to use it")
-    elif distinct == len(values) and len(values) > 1:
-        one.decide("identifier", f"texts that are different in each of {len(values)} rows")
+    elif len(values) > 1 and distinct >= (MOSTLY_DISTINCT if names.id_like(one.name) else 1.0) * len(values):
+        one.decide("identifier", f"{distinct} different texts in {len(values)} rows")
     elif len(one.known):
         share = one.texts.total() / len(values)
         one.decide("mixed", f"{share:.0%} of its values are texts, such as {most_common(one.texts)}")
@@ -323,7 +327,7 @@ def _counts(one: Field, known: Float64, steps: Float64) -> str:
 
 def _flat(known: Float64) -> bool:
     low, high = float(known.min()), float(known.max())
-    return low == high or high - low <= FLAT * max(abs(low), abs(high))
+    return low == high or (bool(np.isfinite([low, high]).all()) and high - low <= FLAT * max(abs(low), abs(high)))
 
 
 def _is_flag(known: Float64) -> bool:
@@ -351,7 +355,7 @@ def epoch_unit(known: Float64) -> str | None:
 
 def _choose_timestamp(fields: list[Field], rows: int) -> None:
     times = [one for one in fields if one.looks == "time" and "not ISO" not in one.why]
-    whole = [one for one in times if len(one.raw) >= MOSTLY * rows]
+    whole = [one for one in times if len(one.raw) >= USUALLY * rows]
     if not whole:
         return
     chosen = next((one for one in whole if names.time_like(one.name)), whole[0])
@@ -364,11 +368,12 @@ def _choose_timestamp(fields: list[Field], rows: int) -> None:
 
 def _choose_id(fields: list[Field], rows: int) -> None:
     for one in fields:
-        plain = all(isinstance(value, str | int) and not isinstance(value, bool) for value in one.raw)
+        # A whole number of more than 64 bits has become a float, of which the worker's codec makes an id again.
+        plain = all(isinstance(value, str | int | float) and not isinstance(value, bool) for value in one.raw)
         candidate = one.looks == "identifier" or (one.looks == "counter" and names.id_like(one.name))
         named = names.id_like(one.name) or "UUID" in one.why
-        if candidate and plain and named and len(one.raw) == rows > 1 and one.distinct >= 0.99 * rows:
-            one.decide(one.looks, f"different in every row ({one.why})", "id")
+        if candidate and plain and named and len(one.raw) == rows > 1 and one.distinct >= MOSTLY_DISTINCT * rows:
+            one.use = "id"
             return
 
 

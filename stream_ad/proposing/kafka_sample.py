@@ -130,7 +130,10 @@ def _take(
 ) -> None:
     """Add the records from `begin` up to `stop` to `found`, as far as time and memory allow."""
     left = {tp for tp in found if begin[tp] < stop[tp]}
+    if not left:
+        return
     consumer.assign(sorted(left))
+    consumer.resume(*left)  # those paused below, an earlier time
     for tp in left:
         consumer.seek(tp, begin[tp])
     started = told = time.monotonic()

@@ -14,6 +14,7 @@ from stream_ad.proposing.fields import Field
 Float64 = NDArray[np.float64]
 
 FEWEST = 3
+MOST_DOUBTFUL = 2
 LEAST_REST = 10
 NINES = re.compile(r"-?9{2,}(\.9+)?")
 LIMITS = frozenset(
@@ -44,9 +45,14 @@ def find_sentinels(features: list[Field]) -> list[Sentinel]:
     field has otherwise, and within no other feature's range, since `schema.missing_values` holds for all of them.
     """
     places: dict[float, dict[str, int]] = {}
+    rare: list[Sentinel] = []
     for one in features:
         for value, count in _known_ones(one.known):
             places.setdefault(value, {})[one.name] = count
+    for value in [value for value, where in places.items() if sum(where.values()) < FEWEST]:
+        [name] = list(places.pop(value))[:1]
+        evidence = f"{value:.10g}: once or twice in {name}, too rarely to be sure"
+        rare.append(Sentinel(value, evidence, strong=False, fields=frozenset([name])))
     found = []
     for value, where in places.items():
         others = [one.name for one in features if _within(value, one.known)]
@@ -57,7 +63,7 @@ def find_sentinels(features: list[Field]) -> list[Sentinel]:
         else:
             evidence += ", far outside of all other values"
         found.append(Sentinel(value, evidence, strong=not others, fields=frozenset(where)))
-    return found + _doubtful(features, set(places))
+    return [*found, *rare, *_doubtful(features, set(places))]
 
 
 def _known_ones(known: Float64) -> list[tuple[float, int]]:
@@ -65,7 +71,7 @@ def _known_ones(known: Float64) -> list[tuple[float, int]]:
     values, counts = np.unique(known, return_counts=True)
     found = []
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-        if count >= FEWEST and is_usual(value) and _outside(value, known[known != value]):
+        if is_usual(value) and _outside(value, known[known != value]):
             found.append((value, count))
     return found
 
@@ -101,9 +107,11 @@ def _doubtful(features: list[Field], known: set[float]) -> list[Sentinel]:
     """What the training's report would call suspicious, for a person to decide."""
     found = []
     for one in features:
-        column = np.where(np.isin(one.numbers, list(known)), np.nan, one.numbers)
-        column[~np.isfinite(column)] = np.nan
-        for text in suspicious_values(column[:, None], [one.name]):
+        column = np.where(np.isin(one.numbers, list(known)) | ~np.isfinite(one.numbers), np.nan, one.numbers)
+        texts = suspicious_values(column[:, None], [one.name])
+        if len(texts) > MOST_DOUBTFUL:
+            continue  # the tails of a field that mostly stands still
+        for text in texts:
             match = REPORTED.search(text.removeprefix(f"{one.name}: "))
             if match:
                 value = float(match["value"])

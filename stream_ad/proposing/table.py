@@ -21,7 +21,9 @@ MOST_CELLS = 3_000_000
 """Rows times fields that are looked at; of wide records fewer rows."""
 MOST_FIELDS = 20_000
 LEAST_SHARE = 0.5
-"""A format that reads fewer of the records is not theirs."""
+"""A format that reads fewer of the records is hardly theirs."""
+LEAST_JSON = 0.05
+"""Where nothing else fits, so many readable records are taken for what was meant."""
 CERTAIN_SHARE = 0.99
 PLAUSIBLE = (1e-9, 1e9)
 """Sizes of what sensors send; random bytes read as float32 lie outside three times in four."""
@@ -75,6 +77,8 @@ def read_table(sample: Sample) -> Table:
     if readable >= LEAST_SHARE * len(values):
         return table
     vectors = _float32_table(sample)
+    if vectors is None and readable >= LEAST_JSON * len(values):
+        return table
     if vectors is None:
         raise ConfigurationError(
             f"{sample.name}: {table.unreadable} of {len(values)} records are no JSON objects, and no float32 vectors "
