@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import re
 import runpy
@@ -212,7 +213,9 @@ def test_a_dashboard_is_fresh_and_lets_one_choose(name: str) -> None:
 
 def test_the_json_is_what_the_generator_writes() -> None:
     written = runpy.run_path(str(FOLDER / "generate.py"))["dashboards"]()
-    assert {path.name: path.read_text() for path in (FOLDER / "dashboards").iterdir()} == written
+    committed = {path.name: path.read_text() for path in (FOLDER / "dashboards").iterdir()}
+    stale = sorted(name for name in committed | written if committed.get(name) != written.get(name))
+    assert stale == [], "python deploy/grafana/generate.py writes them anew"
 
 
 def test_provisioning_names_the_data_source_and_where_the_dashboards_lie() -> None:
@@ -243,13 +246,16 @@ def filled_in(expression: str, watched: WatchedPlant) -> str:
 
 
 def without_data(dashboard: Json, watched: WatchedPlant) -> list[str]:
-    """Panels of a dashboard with a query that has no data, and annotations that mark nothing."""
+    """Panels of a dashboard with a query that has no data, or nothing but NaN."""
     silent = []
     for one in data_panels(dashboard):
         for target in one["targets"]:
             expression = filled_in(target["expr"], watched)
-            found = watched.query(expression) if target.get("instant") else watched.query_range(expression)
-            if not found:
+            if target.get("instant"):
+                values = [value for _, value in watched.query(expression)]
+            else:
+                values = [value for _, series in watched.query_range(expression) for value in series.values()]
+            if all(math.isnan(value) for value in values):
                 silent.append(f"{one['title']}: {expression}")
     return silent
 
@@ -264,15 +270,17 @@ def test_every_query_has_data(name: str, watched_plant: WatchedPlant) -> None:
 @every_watching
 def test_every_choice_has_values(name: str, watched_plant: WatchedPlant) -> None:
     for variable in DASHBOARDS[name]["templating"]["list"][1:]:
-        selector, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()  # type: ignore[union-attr]
-        assert all(label in labels for labels, _ in watched_plant.query(filled_in(selector, watched_plant)))
-        assert watched_plant.query(filled_in(selector, watched_plant))
+        ((selector, label),) = re.findall(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
+        found = watched_plant.query(filled_in(selector, watched_plant))
+        assert found and all(label in labels for labels, _ in found), variable["name"]
 
 
 @pytest.mark.kafka
 def test_a_query_that_asks_for_nothing_is_found(watched_plant: WatchedPlant) -> None:
     broken = copy.deepcopy(DASHBOARDS["overview"])
     broken["panels"][2]["targets"][0]["expr"] = "rate(stream_ad_rows_total[$__rate_interval])"
+    assert len(without_data(broken, watched_plant)) == 1
+    broken["panels"][2]["targets"][0]["expr"] = "stream_ad_lost_records_total / stream_ad_lost_records_total"
     assert len(without_data(broken, watched_plant)) == 1
     broken["panels"][2]["targets"][0]["expr"] = "rate(stream_ad_records_total)"
     with pytest.raises(AssertionError, match="parse error"):
@@ -302,9 +310,9 @@ def test_the_hill_of_flagged_rows_is_when_the_fault_was(watched_plant: WatchedPl
     ((_, shares),) = watched_plant.query_range(filled_in(flagged["expr"], watched_plant))
     ((_, budgets),) = watched_plant.query_range(filled_in(budget["expr"], watched_plant))
     hill = [t for t, share in shares.items() if share > 10 * max(budgets.values())]
-    # A rate looks back on five seconds, and a scrape comes each second.
-    assert watched_plant.fault_began <= hill[0] <= watched_plant.fault_began + 4
-    assert watched_plant.fault_ended <= hill[-1] <= watched_plant.fault_ended + 8
+    # A rate looks back on five seconds, a scrape comes each second, and the worker may be a little behind.
+    assert watched_plant.fault_began <= hill[0] <= watched_plant.fault_began + 5
+    assert watched_plant.fault_ended <= hill[-1] <= watched_plant.fault_ended + 9
 
 
 @pytest.mark.kafka

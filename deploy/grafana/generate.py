@@ -541,7 +541,8 @@ def lag() -> Json:
 def firing() -> Json:
     return states(
         "Alerts of Prometheus over time",
-        "Alerts on stream_ad in all deployments; the first line tells that Prometheus has them loaded.",
+        "Alerts on stream_ad in all deployments, and how often each fires. The line none is always there: without it,"
+        " there is no answer from Prometheus at all.",
         query(
             'count by (alertname) (ALERTS{alertname=~"StreamAd.+", alertstate="firing"})'
             ' or label_replace(vector(0), "alertname", "none", "", "")',
