@@ -59,6 +59,9 @@ class Detector:
     >>> detector = Detector(false_alarm_rate=0.01, device="cpu", recipe=short).fit(x)
     >>> detector.score(np.array([[1.0, 2.0, -1.0], [1.0, 2.0, 3.0]])) > 1.0
     array([False,  True])
+    >>> expected, share = detector.explain(np.array([[1.0, 2.0, 3.0]]))
+    >>> int(share[0].argmax()), bool(abs(expected[0, 2] - -1.0) < 0.5)
+    (2, True)
     """
 
     def __init__(

@@ -20,5 +20,13 @@ class Decoder(Protocol):
 
 
 def make_decoder(schema: RecordSchema) -> Decoder:
-    """The decoder of `schema.format`."""
+    """The decoder of `schema.format`.
+
+    >>> import numpy as np
+    >>> value = b'{"flow": 1.5, "pump": {"current": null}}'
+    >>> raw = RawBatch([value], [None], [[]], np.array([0]), ["plant"], np.array([0], np.int32), np.array([7]))
+    >>> batch = make_decoder(RecordSchema(["flow", "pump.current"])).decode(raw).batch
+    >>> batch.values, batch.ids
+    (array([[1.5, nan]]), ['plant-0-7'])
+    """
     return JsonDecoder(schema) if schema.format == "json" else Float32Decoder(schema)
