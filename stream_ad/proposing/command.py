@@ -109,7 +109,8 @@ def tell_next(request: Request, missing: list[str], console: Console) -> None:
     run = f"stream-ad run -c {config}"
     lines = [f"next: stream-ad lint -c {config} --connect && {run}"]
     if request.file is not None:
-        lines = [f"next: {run}"]
+        # Run alone would be at the file's end before a first model is there.
+        lines = [f"next: stream-ad train -c {config} && {run}"]
     elif missing:
         lines = [
             f"output topics that are not there yet, and without which run does not start: {', '.join(missing)}",

@@ -115,14 +115,16 @@ def numeric_columns(rows: Rows, width: int, comma: bool) -> list[int]:
 
 
 def is_data(row: list[str], numeric: list[int], comma: bool) -> bool:
-    """Whether half of what a row has in the columns of numbers are numbers."""
-    there = [row[i] for i in numeric if i < len(row) and row[i].strip()]
-    return bool(there) and sum(is_number(cell, comma) for cell in there) >= 0.5 * len(there)
+    """Whether most of what a row has in the columns of numbers is a number."""
+    there = [row[i] for i in numeric if i < len(row) and row[i].strip() and row[i].strip() not in MISSING_WORDS]
+    return sum(is_number(cell, comma) for cell in there) > 0.5 * len(there)
 
 
 def find_header(rows: Rows, first_data: int, width: int, numeric: list[int], path: Path) -> int:
     """The first line above the data that has a name, and no number, for each column of numbers."""
-    above = [(i, row) for i, row in enumerate(rows[:first_data]) if len(row) in (width, width - 1)]
+    # Rows may end in a delimiter where the header does not.
+    widths = {width, width - all(not row[-1] for row in rows[first_data:] if len(row) == width)}
+    above = [(i, row) for i, row in enumerate(rows[:first_data]) if len(row) in widths]
     counted = [str(i) for i in range(width)]
     if not above and rows[0] == counted:
         return 0

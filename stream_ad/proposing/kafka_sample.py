@@ -133,7 +133,6 @@ def _take(
     if not left:
         return
     consumer.assign(sorted(left))
-    consumer.resume(*left)  # those paused below, an earlier time
     for tp in left:
         consumer.seek(tp, begin[tp])
     started = told = time.monotonic()
@@ -144,10 +143,8 @@ def _take(
             found[tp] += wanted
             size += sum(len(record.value or b"") for record in wanted)
         # By position: transactions take offsets that never come as records.
-        done = {tp for tp in left if consumer.position(tp) >= stop[tp]}
-        if done:
-            consumer.pause(*done)
-            left -= done
+        # What is done goes on being read in vain: a partition that was paused is not always read again.
+        left = {tp for tp in left if consumer.position(tp) < stop[tp]}
         if time.monotonic() > told + PROGRESS_SECONDS:
             told = time.monotonic()
             progress(f"{sum(map(len, found.values()))} records read, {len(left)} partitions to go")

@@ -56,13 +56,13 @@ def of_stream(rows: int, per_second: float | None, features: int) -> Pace:
 
 
 def of_file(rows: int, features: int) -> Pace:
-    """For a file of `rows`: the first model is learned from its first part and scores the rest."""
+    """For a file of `rows`: `stream-ad train` can learn from it, and so can a worker before its end."""
     min_rows = two_digits(max(LEAST_MIN_ROWS, min(DEFAULT_MIN_ROWS, int(0.4 * rows))))
     window = max(min_rows, min(rows, DEFAULT_WINDOW_ROWS, MOST_WINDOW_CELLS // max(1, features)))
     every = round(WINDOWS_TO_RETRAIN * DEFAULT_WINDOW_ROWS) if rows > WINDOWS[1] else None
     reasons = {
-        "min_rows": f"of the {rows} rows of the file, so that there is a model for the rest",
-        "window_rows": "all of the file" if window == rows else "the default",
+        "min_rows": f"two fifths of the {rows} rows of the file, {LEAST_MIN_ROWS} at least",
+        "window_rows": "all of the file" if window == rows else "the least" if rows < window else "the default",
         "every_rows": "the default" if every else "the file is too short to learn twice",
     }
     return Pace(min_rows, window, every, None, false_alarm_rate(window), reasons)

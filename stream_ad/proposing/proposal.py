@@ -126,10 +126,10 @@ def warn(proposal: Proposal, rows: int, is_file: bool) -> list[str]:
             f"only {table.rows} rows were there to look at: the evidence is weak. Check the list of features, "
             "or run init again when there is more"
         )
-    if is_file and rows <= proposal.pace.min_rows:
+    if is_file and rows < proposal.pace.min_rows:
         found.append(
-            f"the file has {rows} rows, and {proposal.pace.min_rows} are needed to learn from: it can be scored, "
-            "but not learned from"
+            f"the file has {rows} rows, and {proposal.pace.min_rows} are needed to learn from: a larger one is needed "
+            "for stream-ad train --input FILE; this one can then be scored"
         )
     if table.unreadable:
         found.append(

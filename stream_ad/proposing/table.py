@@ -195,13 +195,6 @@ def _printable(values: list[bytes | None]) -> bool:
 
 
 def _what_it_may_be(values: list[bytes]) -> str:
-    framed = sum(value[:1] == b"\0" and len(value) > 5 for value in values)
-    if framed > LEAST_SHARE * len(values):
-        number = Counter(struct.unpack(">I", value[1:5])[0] for value in values if len(value) > 5).most_common(1)[0][0]
-        return (
-            f"They begin with a zero byte and the number {number}, as a schema registry's Avro, Protobuf or JSON "
-            "Schema serialisers write: let the producer, or a stream processor between, send plain JSON."
-        )
     for name, kind in (("big-endian float32", ">f4"), ("little-endian float64", "<f8"), ("big-endian float64", ">f8")):
         size = np.dtype(kind).itemsize
         whole = [np.frombuffer(value, kind) for value in values if value and len(value) % size == 0]
@@ -209,6 +202,13 @@ def _what_it_may_be(values: list[bytes]) -> str:
             continue
         if plausible_share(np.concatenate(whole).astype(np.float64)) >= CERTAIN_SHARE:
             return f"They look like {name}: send little-endian float32, or JSON."
+    framed = sum(value[:1] == b"\0" and len(value) > 5 for value in values)
+    if framed > LEAST_SHARE * len(values):
+        number = Counter(struct.unpack(">I", value[1:5])[0] for value in values if len(value) > 5).most_common(1)[0][0]
+        return (
+            f"They begin with a zero byte and the number {number}, as a schema registry's Avro, Protobuf or JSON "
+            "Schema serialisers write: let the producer, or a stream processor between, send plain JSON."
+        )
     if _printable(list(values)):
         return "They are texts of another kind: send a JSON object a record."
     return "Send a JSON object a record, or little-endian float32 vectors."
