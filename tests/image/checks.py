@@ -28,7 +28,7 @@ ROWS = 1500
 
 @pytest.fixture(scope="session")
 def image() -> dict[str, Any]:
-    """The built image's description."""
+    """The built image's configuration."""
     return build()
 
 
@@ -67,10 +67,11 @@ def start(image: dict[str, Any], kafka: Kafka, tmp_path: Path) -> Any:
     """A context manager that runs a worker: `with start(options) as worker`."""
 
     @contextmanager
-    def started(options: list[str], user: int = 10001, min_rows: int = 1000) -> Iterator[Worker]:
+    def started(options: list[str], user: int = 10001, cold_start: str = "none") -> Iterator[Worker]:
         topics, port = Topics(), free_port()
         topics.create(kafka)
-        settings = kafka_config(kafka.bootstrap, topics, Path("models"), training__min_rows=min_rows)
+        training = {"training__min_rows": 1000, "training__cold_start": cold_start}
+        settings = kafka_config(kafka.bootstrap, topics, Path("models"), **training)
         settings["monitoring"]["port"] = port
         settings["shutdown_timeout"] = SHUTDOWN_SECONDS
         config = tmp_path / "config.yaml"
@@ -90,13 +91,12 @@ def feed(kafka: Kafka, worker: Worker, rows: int = ROWS) -> None:
 
 
 def test_image_is_what_a_cluster_expects(image: dict[str, Any]) -> None:
-    config = image["Config"]
-    assert config["User"] == "10001:10001"
-    assert config["Entrypoint"] == ["stream-ad"]
-    assert config["Cmd"] == ["run", "-c", "/etc/stream-ad/config.yaml", "--watch"]
-    assert config["StopSignal"] == "SIGTERM"
-    assert list(config["Volumes"]) == ["/models"]
-    assert config["Healthcheck"]["Test"][0] == "CMD"
+    assert image["User"] == "10001:10001"
+    assert image["Entrypoint"] == ["stream-ad"]
+    assert image["Cmd"] == ["run", "-c", "/etc/stream-ad/config.yaml", "--watch"]
+    assert image["StopSignal"] == "SIGTERM"
+    assert list(image["Volumes"]) == ["/models"]
+    assert image["Healthcheck"]["Test"][0] == "CMD"
 
 
 def test_image_carries_byte_code_and_no_tools(image: dict[str, Any]) -> None:
@@ -112,7 +112,7 @@ def test_image_carries_byte_code_and_no_tools(image: dict[str, Any]) -> None:
 
 def test_locked_down_it_learns_scores_answers_and_ends_on_sigterm(image: Any, kafka: Kafka, start: Any) -> None:
     with start(LOCKED_DOWN) as worker:
-        health = image["Config"]["Healthcheck"]["Test"][1:]
+        health = image["Healthcheck"]["Test"][1:]
         worker.wait_for(lambda: worker.container.exec(*health).returncode == 0)
         closed_port = ("--env", "STREAM_AD__MONITORING__PORT=1")
         assert worker.container.exec(*health, options=closed_port).returncode != 0
@@ -129,15 +129,19 @@ def test_locked_down_it_learns_scores_answers_and_ends_on_sigterm(image: Any, ka
         assert time.monotonic() - started < SHUTDOWN_SECONDS
 
 
-def test_any_user_of_group_0_will_do_and_nothing_is_written_but_tmp_and_models(start: Any) -> None:
+def test_any_user_of_group_0_will_do_and_nothing_is_written_but_tmp_and_models(kafka: Kafka, start: Any) -> None:
     # With a root that could be written, so that what is written shows.
     free = [*LIMITS, "--user=12345:0", "--env=HOME=/", "--cap-drop=all", "--security-opt=no-new-privileges"]
-    with start(free, user=12345) as worker:
-        worker.wait_for(lambda: "connected" in worker.container.logs())
-        assert worker.ask("/livez")[0] == 200
+    with start([*free, "--entrypoint=/bin/true"], user=12345) as nothing:
+        nothing.container.wait(60)
+        mounted = set(nothing.container.changed_paths())
+    with start(free, user=12345, cold_start="half_space_trees") as worker:
+        feed(kafka, worker, 500)
+        worker.wait_for(lambda: worker.ask("/readyz")[0] == 200)
+        assert worker.container.exec("touch", "/var/tmp/seen").returncode == 0
         assert worker.container.stop(SHUTDOWN_SECONDS + 5) == 0, worker.container.logs()
-        changed = [path for path in worker.container.changed_paths() if not path.startswith(("/tmp", "/models"))]
-        assert changed == []
+        changed = set(worker.container.changed_paths()) - mounted
+        assert {path for path in changed if not path.startswith("/tmp")} == {"/var", "/var/tmp", "/var/tmp/seen"}
 
 
 def test_models_that_cannot_be_written_are_told_at_the_start(start: Any) -> None:

@@ -72,7 +72,7 @@ def storage_driver() -> str:
 
 
 def build() -> dict[str, Any]:
-    """Build the image and return its description (`inspect`)."""
+    """Build the image and return its configuration."""
     if engine() == ["docker"]:
         command = ["docker", "build"]
     else:
@@ -84,7 +84,8 @@ def build() -> dict[str, Any]:
     run(*command, env=os.environ | {"BUILDAH_ISOLATION": "chroot"})
     [description] = json.loads(run(*engine(), "image", "inspect", IMAGE).stdout)
     say(f"{IMAGE} has {description['Size'] / 1e6:.0f} MB")
-    return dict(description)
+    # Docker shows the health check in the configuration, podman beside it.
+    return {"Healthcheck": description.get("Healthcheck")} | dict(description["Config"])
 
 
 def base_image() -> str:
@@ -118,9 +119,10 @@ def fetch_wheels() -> tuple[Path, str]:
     for accelerator in ("cpu", "cuda"):
         if (folder := CACHE / f"wheels-{accelerator}-{mark}").is_dir():
             return folder, accelerator
+    say("fetching the wheels; what was built of others goes")
     for outdated in CACHE.glob("wheels-*"):
         shutil.rmtree(outdated)
-    say("fetching the wheels")
+    run(*engine(), "image", "prune", "--force")
     with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
         wanted = Path(temporary) / "requirements.txt"
         wanted.write_text(f"{requirements}setuptools>=77\n")
