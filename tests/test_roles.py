@@ -42,7 +42,7 @@ def test_two_scorers_follow_what_one_trainer_learns(kafka: Kafka, tmp_path: Path
     topics, plant = Topics(), Plant(seed=0, drift=False)
     topics.create(kafka, partitions=2)
     config = kafka_config(
-        kafka.bootstrap, topics, Path("models"), training__min_rows=1500, training__cold_start="half_space_trees"
+        kafka.bootstrap, topics, Path("models"), training__min_rows=4000, training__cold_start="half_space_trees"
     )
     config["registry"]["path"] = registry
 
@@ -54,28 +54,28 @@ def test_two_scorers_follow_what_one_trainer_learns(kafka: Kafka, tmp_path: Path
             rows = plant_json(plant.rows(n // 2).values, first + partition * n // 2)
             kafka.produce(topics.input, rows, partition=partition)
 
-    produce(2000, 0)
+    produce(4000, 0)
     with started("trainer", "trainer") as trainer, started("scorer", "one") as one, started("scorer", "two") as two:
         accepted = 'stream_ad_trainings_total{result="accepted",trigger="first"}'
-        wait_until(lambda: trainer.metric(accepted) == 1.0, 120)
+        wait_until(lambda: trainer.metric(accepted) == 1.0, 200)
         versions = [scorer.wait_for_log("a model is live", 60)["version"] for scorer in (one, two)]
         assert ModelRegistry(registry, 10).live() == versions[0] == versions[1]
-        assert trainer.metric("stream_ad_sampled_rows_total") == 2000.0
+        assert trainer.metric("stream_ad_sampled_rows_total") == 4000.0
         # Both scorers are members by now: each takes a partition.
-        produce(1000, 2000)
-        found = [json.loads(record.value or b"") for record in kafka.consume(topics.scores, 3000, 60)]
-        assert Counter(row["id"] for row in found) == Counter(f"row-{i}" for i in range(3000)), (
+        produce(1000, 4000)
+        found = [json.loads(record.value or b"") for record in kafka.consume(topics.scores, 5000, 60)]
+        assert Counter(row["id"] for row in found) == Counter(f"row-{i}" for i in range(5000)), (
             "the trainer writes nothing"
         )
-        late = [row for row in found if int(row["id"][4:]) >= 2000]
+        late = [row for row in found if int(row["id"][4:]) >= 4000]
         assert {(row["status"], row["model"]) for row in late} == {("scored", versions[0])}
         scored = 'stream_ad_records_total{result="scored"}'
         assert [worker.metric(scored) for worker in (trainer, one, two)] == [0.0, 500.0, 500.0]
         assert "stream_ad_trainings_total{" not in one.get("/metrics")[1]
         assert 'role="scorer"' in one.get("/metrics")[1]
         assert [worker.stop() for worker in (trainer, one, two)] == [0, 0, 0]
-    assert sum(kafka.committed(f"{topics.group}-trainer", topics.input).values()) == 3000
-    assert sum(kafka.committed(topics.group, topics.input).values()) == 3000
+    assert sum(kafka.committed(f"{topics.group}-trainer", topics.input).values()) == 5000
+    assert sum(kafka.committed(topics.group, topics.input).values()) == 5000
     assert ModelRegistry(registry, 10).load_window() is not None, "the trainer keeps its window"
 
 
