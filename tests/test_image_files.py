@@ -160,6 +160,7 @@ def test_worker_of_the_compose_file_reads_what_the_plant_sends_from_topics_that_
     assert tuple(config.schema_.features) == SENSORS
     assert config.registry.path == "/models"
     assert "models:/models" in services()["stream-ad"]["volumes"]
+    assert float(services()["stream-ad"]["stop_grace_period"].removesuffix("s")) > config.shutdown_timeout
     inside = services()["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")[0]
     assert inside == f"INSIDE://{config.source.bootstrap_servers}"
     assert f"--bootstrap-server {config.source.bootstrap_servers} " in made

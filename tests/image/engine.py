@@ -74,7 +74,8 @@ def storage_driver() -> str:
 def build() -> dict[str, Any]:
     """Build the image and return its configuration."""
     if engine() == ["docker"]:
-        command = ["docker", "build"]
+        # As in the Makefile: another place for PyTorch, if the environment names one.
+        command = ["docker", "build", "--build-arg=TORCH_INDEX_URL"]
     else:
         base, wheels, accelerator = base_image(), *fetch_wheels()
         command = ["buildah", "bud", "--format=docker", "--layers", f"--build-context=wheels={wheels}"]
@@ -179,7 +180,7 @@ class Container:
 
     def stop(self, seconds: int) -> int:
         """Send SIGTERM, wait up to `seconds` before a SIGKILL, return the exit code."""
-        run(*engine(), "stop", "--time", str(seconds), self.name)
+        run(*engine(), "stop", "-t", str(seconds), self.name)
         return int(self.state()["ExitCode"])
 
     def wait(self, seconds: float) -> int:
