@@ -171,7 +171,7 @@ class Worker:
     def _work(self, source: Source, sink: Sink | None) -> None:
         """One turn: a batch from poll to commit, then a step of learning."""
         with self.metrics.stage("poll"):
-            raw = self._sampled(source.poll(POLL_SECONDS))
+            raw = self._poll(source)
         if len(raw):
             self._process(raw, sink)
         with self.metrics.stage("commit"):
@@ -180,8 +180,15 @@ class Worker:
             self._learn()
         self._look_around(source)
 
-    def _sampled(self, raw: RawBatch) -> RawBatch:
-        """The share of the records that a trainer looks at, or all of them."""
+    def _poll(self, source: Source) -> RawBatch:
+        """The next records; of these a trainer takes a sample.
+
+        A file waits for the first model: it would be at its end before that is trained, and all of it unscored.
+        """
+        if self._scorer.model is None and self._learner.model_coming and ends_by_itself(self.config):
+            self._stopping.wait(POLL_SECONDS)
+            return RawBatch.empty()
+        raw = source.poll(POLL_SECONDS)
         share = self.config.training.sample
         if self.config.role != "trainer" or share == 1.0:
             return raw
@@ -400,6 +407,11 @@ class Worker:
             seed=detector.seed,
             threads=self._threads,
         )
+
+
+def ends_by_itself(config: Config) -> bool:
+    """Whether the source is a file that is read once."""
+    return isinstance(config.source, FileSource) and not config.source.follow
 
 
 class StoppedEarly(TransportError):

@@ -17,7 +17,6 @@ from typer.testing import CliRunner, Result
 
 from stream_ad.cli import app
 from stream_ad.config import FileSource, load
-from stream_ad.detector import Recipe
 from stream_ad.proposing.pace import of_file, of_stream
 from stream_ad.proposing.proposal import Proposal, propose
 from stream_ad.proposing.sample import Sample
@@ -250,17 +249,18 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_file_is_learned_from_and_scored_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream_ad.detector.detector.Recipe", lambda **sizes: Recipe(**sizes) if sizes else SHORT)
+    monkeypatch.setattr("stream_ad.learning.learner.Recipe", lambda: SHORT)
     monkeypatch.chdir(tmp_path)
     Path("bench.csv").write_text(loop_csv(300))
     done = run("init", "--file", "bench.csv")
     assert done.exit_code == 0, done.output
-    assert "next: stream-ad train -c config.yaml && stream-ad run -c config.yaml" in done.output
+    assert "next: stream-ad run -c config.yaml" in done.output
     assert run("lint").output.startswith("config.yaml is good: 12 features")
-    assert run("train").exit_code == 0
     assert Worker(load("config.yaml", ["monitoring.port=0"])).run() == 0
     found = [json.loads(line) for line in Path("bench.scores.jsonl").read_text().splitlines()]
-    assert [one["status"] for one in found] == ["scored"] * 300
+    first = load("config.yaml").training.min_rows
+    assert first == 120
+    assert [one["status"] for one in found] == ["warming_up"] * first + ["scored"] * (300 - first)
     assert found[0]["timestamp"] == "2031-03-04T09:00:00.000Z"
     assert "anomaly" not in load("config.yaml").schema_.features
 

@@ -21,6 +21,7 @@ class FollowOnly:
 
     window_rows = 0
     training = False
+    model_coming = False
 
     def __init__(self, settings: LearningSettings, registry: ModelRegistry) -> None:
         self._follower = ModelFollower(registry, settings)

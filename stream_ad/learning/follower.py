@@ -54,6 +54,11 @@ class ModelFollower:
         self._known = (self._registry.live(), self._settings.false_alarm_rate)
         return self._prepare(snapshot, self._settings.false_alarm_rate), snapshot.window
 
+    @property
+    def loading(self) -> bool:
+        """Whether a look, which may load a model, is under way."""
+        return self._thread is not None
+
     def look_now(self) -> None:
         """Look at the next call of `next_model`, whenever the last look was."""
         self._next_look = 0.0

@@ -47,6 +47,11 @@ class Learner:
         """Whether a training is running."""
         return self.trainer.running
 
+    @property
+    def model_coming(self) -> bool:
+        """Whether a training or the loading of its model is under way."""
+        return self.trainer.running or self.follower.loading
+
     def apply(self, settings: LearningSettings) -> None:
         """Go on with other settings of the same schema; a training that runs ends by the old ones."""
         self._settings = settings

@@ -106,11 +106,10 @@ def settle_topics(request: Request, source: KafkaSource, places: Places) -> list
 def tell_next(request: Request, missing: list[str], console: Console) -> None:
     """The next command, as it can be pasted."""
     config = shlex.quote(str(request.output))
-    run = f"stream-ad run -c {config}"
+    run, train = f"stream-ad run -c {config}", f"stream-ad train -c {config}"
     lines = [f"next: stream-ad lint -c {config} --connect && {run}"]
     if request.file is not None:
-        # Run alone would be at the file's end before a first model is there.
-        lines = [f"next: stream-ad train -c {config} && {run}"]
+        lines = [f"next: {run}", f"or, to have the rows scored too that the first model learns from: {train} && {run}"]
     elif missing:
         lines = [
             f"output topics that are not there yet, and without which run does not start: {', '.join(missing)}",

@@ -44,9 +44,10 @@ def make_source(settings: config.Config, schema: RecordSchema) -> Source:
             return KafkaSource(own_group, most_behind=wanted)
         return KafkaSource(settings.source)
     if isinstance(settings.source, config.FileSource):
-        from stream_ad.transports.file import FileSource
+        from stream_ad.transports.file import ROWS_PER_POLL, FileSource
 
-        return FileSource(settings.source, schema)
+        # Not more at once than the first training waits for: in a small file it would be all.
+        return FileSource(settings.source, schema, min(ROWS_PER_POLL, settings.training.min_rows))
     raise ConfigurationError("source.type memory is for programs: give the source to Worker(config, source=...)")
 
 

@@ -33,11 +33,12 @@ class FileSource:
     is the 0-based number of the data row. Where a run of the worker left off is not kept: it begins anew.
     """
 
-    def __init__(self, settings: config.FileSource, schema: RecordSchema) -> None:
+    def __init__(self, settings: config.FileSource, schema: RecordSchema, rows_per_poll: int = ROWS_PER_POLL) -> None:
         self._settings = settings
         self._schema = schema
         self._path = Path(settings.path)
         self._records: Iterator[bytes] = iter(())
+        self._rows_per_poll = rows_per_poll
         self._read = 0
         self._exhausted = False
 
@@ -65,7 +66,7 @@ class FileSource:
 
     def poll(self, timeout: float) -> RawBatch:
         values: list[bytes | None] = []
-        for value in islice(self._records, ROWS_PER_POLL):
+        for value in islice(self._records, self._rows_per_poll):
             if value is None:
                 break
             values.append(value)
