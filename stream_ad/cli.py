@@ -31,7 +31,8 @@ app = typer.Typer(
 
 See it at once, no broker needed: **stream-ad demo**
 
-Then: write config.yaml for your topic, check it with **stream-ad lint**, start **stream-ad run**.
+Then: **stream-ad init** looks at your topic and writes config.yaml, **stream-ad lint** checks it, and
+**stream-ad run** scores the stream.
 """,
 )
 models = typer.Typer(no_args_is_help=True, help="Look at the models in the registry and put an earlier one back.")

@@ -254,7 +254,7 @@ def test_a_file_is_learned_from_and_scored_to_its_end(tmp_path: Path, monkeypatc
     Path("bench.csv").write_text(loop_csv(300))
     done = run("init", "--file", "bench.csv")
     assert done.exit_code == 0, done.output
-    assert "next: stream-ad run -c config.yaml" in done.output
+    assert "next: stream-ad train -c config.yaml && stream-ad run -c config.yaml" in done.output
     assert run("lint").output.startswith("config.yaml is good: 12 features")
     assert Worker(load("config.yaml", ["monitoring.port=0"])).run() == 0
     found = [json.loads(line) for line in Path("bench.scores.jsonl").read_text().splitlines()]

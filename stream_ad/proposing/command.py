@@ -109,7 +109,7 @@ def tell_next(request: Request, missing: list[str], console: Console) -> None:
     run, train = f"stream-ad run -c {config}", f"stream-ad train -c {config}"
     lines = [f"next: stream-ad lint -c {config} --connect && {run}"]
     if request.file is not None:
-        lines = [f"next: {run}", f"or, to have the rows scored too that the first model learns from: {train} && {run}"]
+        lines = [f"next: {train} && {run}", "(run by itself learns from the first rows and scores the rest)"]
     elif missing:
         lines = [
             f"output topics that are not there yet, and without which run does not start: {', '.join(missing)}",
