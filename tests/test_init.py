@@ -197,7 +197,7 @@ def test_the_key_is_a_field_unless_the_records_have_keys() -> None:
 def test_the_pace_follows_the_rate_and_the_length() -> None:
     slow, fast = of_stream(10_000, 0.5, 10), of_stream(10_000_000, 5000.0, 10)
     assert (slow.min_rows, slow.window_rows) == (300, 10_000)
-    assert (fast.min_rows, fast.window_rows, fast.every_rows) == (2000, 100_000, 4_500_000)
+    assert (fast.min_rows, fast.window_rows, fast.every_rows) == (20_000, 100_000, 4_500_000)
     assert of_stream(300, None, 10).min_rows == 150, "trainable with what is there"
     short = of_file(1000, 10)
     assert (short.min_rows, short.window_rows, short.false_alarm_rate) == (400, 1000, 0.01)

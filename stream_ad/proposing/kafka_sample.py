@@ -18,6 +18,8 @@ OLDEST_SHARE = 0.2
 LONGEST_SECONDS = 15.0
 """For the oldest and for the newest records each."""
 MOST_BYTES = 64 << 20
+RATE_SECONDS = 3600.0
+"""How far the measured rate looks back from the newest record."""
 FEWEST_SECONDS = 5.0
 """Records that came within less time were loaded in one go: they tell no rate."""
 
@@ -77,7 +79,8 @@ def _sample(settings: KafkaSource, progress: Progress) -> Sample:
     except errors.KafkaError as error:
         raise TransportError(f"cannot connect to {settings.bootstrap_servers}: {error}") from error
     try:
-        found, total = _read(consumer, settings.topics, name, progress)
+        found, end, total = _read(consumer, settings.topics, name, progress)
+        per_second = rate(consumer, found, end)
     except errors.AuthorizationError as error:
         raise ConfigurationError(f"source.topics: not authorised to read {topics}: {error}. Grant Read.") from error
     except errors.KafkaError as error:
@@ -96,13 +99,15 @@ def _sample(settings: KafkaSource, progress: Progress) -> Sample:
         values=[record.value for _, record in records],
         groups=[(tp.topic, tp.partition, record.key) for tp, record in records],
         total=total,
-        per_second=rate(found),
+        per_second=per_second,
         keyed=sum(record.key is not None for _, record in records) / len(records),
     )
 
 
-def _read(consumer: Any, topics: list[str], name: str, progress: Progress) -> tuple[Records, int]:
-    """Sampled records by partition, in order, and how many there are in all."""
+def _read(
+    consumer: Any, topics: list[str], name: str, progress: Progress
+) -> tuple[Records, dict[TopicPartition, int], int]:
+    """Sampled records by partition, in order, the ends of the partitions, and how many records there are in all."""
     partitions = [TopicPartition(topic, p) for topic in topics for p in consumer.partitions_for_topic(topic) or ()]
     consumer.assign(partitions)
     first, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
@@ -118,7 +123,7 @@ def _read(consumer: Any, topics: list[str], name: str, progress: Progress) -> tu
     _take(consumer, dict(first), stop, found, progress)
     begin = {tp: max(stop[tp], end[tp] - newest) for tp in filled}
     _take(consumer, begin, end, found, progress)
-    return found, total
+    return found, end, total
 
 
 def _take(
@@ -150,15 +155,15 @@ def _take(
             progress(f"{sum(map(len, found.values()))} records read, {len(left)} partitions to go")
 
 
-def rate(found: Records) -> float | None:
-    """Records a second over all partitions, from the time stamps of their newest records; None if they tell none."""
-    newest = [records[len(records) // 2 :] for records in found.values()]
-    ends = [(part[0], part[-1]) for part in newest if len(part) > 1 and part[0].timestamp > 0]
-    if not ends:
+def rate(consumer: Any, found: Records, end: dict[TopicPartition, int]) -> float | None:
+    """Records a second over all partitions in the last hour that had any; None if their time stamps tell none."""
+    stamps = [record.timestamp for records in found.values() for record in records if record.timestamp > 0]
+    if not stamps:
         return None
-    seconds = (max(last.timestamp for _, last in ends) - min(one.timestamp for one, _ in ends)) / 1000.0
+    since = max(min(stamps), max(stamps) - int(1000 * RATE_SECONDS))
+    seconds = (max(stamps) - since) / 1000.0
     if seconds < FEWEST_SECONDS:
         return None
-    spans = ((last.offset - one.offset, (last.timestamp - one.timestamp) / 1000.0) for one, last in ends)
-    per_second = sum(count / span for count, span in spans if span > 0.0)
-    return per_second or None
+    starts = consumer.offsets_for_times(dict.fromkeys(found, since))
+    count = sum(end[tp] - start.offset for tp, start in starts.items() if start is not None)
+    return count / seconds or None

@@ -41,7 +41,8 @@ def of_stream(rows: int, per_second: float | None, features: int) -> Pace:
     pace = "the rate is not known, its records came all at once: these are the defaults"
     if per_second is not None:
         pace = f"{rate_text(per_second)} were measured"
-        wanted = int(min(DEFAULT_MIN_ROWS, max(200, FIRST_MODEL_SECONDS * per_second)))
+        # A model of few rows flags too many; a fast stream has more of them in no time.
+        wanted = int(min(DEFAULT_WINDOW_ROWS, max(200, FIRST_MODEL_SECONDS * per_second)))
         window = int(min(WINDOWS[1], max(WINDOWS[0], WINDOW_SECONDS * per_second)))
         every = int(max(WINDOWS_TO_RETRAIN * window, RETRAIN_SECONDS * per_second))
     min_rows = two_digits(max(LEAST_MIN_ROWS, min(wanted, rows // 2)))
@@ -83,7 +84,7 @@ def two_digits(rows: float) -> int:
 def rate_text(per_second: float) -> str:
     """A rate as people say it."""
     if per_second >= 1.0:
-        return f"{per_second:.3g} rows a second"
+        return f"{float(f'{per_second:.3g}'):,g} rows a second"
     if per_second >= 1.0 / 60.0:
         return f"{60.0 * per_second:.3g} rows a minute"
     return f"{3600.0 * per_second:.3g} rows an hour"
