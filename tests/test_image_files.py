@@ -58,7 +58,7 @@ def test_hadolint_fails_on_a_broken_dockerfile(tmp_path: Path, found: str, put: 
 def test_base_image_is_pinned_by_version() -> None:
     bases = re.findall(r"^(?:ARG BASE=|FROM )(\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
     assert set(bases[1:]) == {"scratch", "${BASE}", "dependencies"}
-    assert re.fullmatch(r"docker\.io/library/python:3\.1[1-3]\.\d+-slim-\w+", bases[0])
+    assert re.fullmatch(r"python:3\.1[1-3]\.\d+-slim-\w+", bases[0])
 
 
 def test_labels_say_what_pyproject_says() -> None:

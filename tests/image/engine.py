@@ -22,8 +22,6 @@ TOP = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stream-ad"
 IMAGE = "localhost/stream-ad:test"
 PACKAGES = ["buildah", "podman", "runc", "debootstrap"]
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-"""PyTorch's documented index of CPU builds: the default of deploy/Dockerfile, too."""
 
 
 def say(message: str) -> None:
@@ -77,9 +75,9 @@ def build() -> dict[str, Any]:
         # As in the Makefile: another place for PyTorch, if the environment names one.
         command = ["docker", "build", "--build-arg=TORCH_INDEX_URL"]
     else:
-        base, wheels, accelerator = base_image(), *fetch_wheels()
+        base, wheels = base_image(), fetch_wheels()
         command = ["buildah", "bud", "--format=docker", "--layers", f"--build-context=wheels={wheels}"]
-        command += [f"--build-arg={name}" for name in (f"BASE={base}", f"ACCELERATOR={accelerator}", "PIP_NO_INDEX=1")]
+        command += [f"--build-arg=BASE={base}", "--build-arg=PIP_NO_INDEX=1"]
     say("building deploy/Dockerfile (minutes the first time)")
     command += ["-f", str(TOP / "deploy" / "Dockerfile"), "-t", IMAGE, str(TOP)]
     run(*command, env=os.environ | {"BUILDAH_ISOLATION": "chroot"})
@@ -108,19 +106,15 @@ def base_image() -> str:
     return name
 
 
-def fetch_wheels() -> tuple[Path, str]:
-    """A folder with every wheel of the image, and the ACCELERATOR that they are for.
-
-    The CPU build of PyTorch comes from TORCH_INDEX_URL or PyTorch's own index. Where that does not answer, the
-    package index's CUDA build takes its place.
-    """
+def fetch_wheels() -> Path:
+    """A folder with every wheel of the image; PyTorch is that of TORCH_INDEX_URL, if the environment names one."""
     constraints = TOP / "constraints.txt"
+    index = os.environ.get("TORCH_INDEX_URL", "")
     requirements = run(sys.executable, "deploy/requirements.py", "s3", cwd=TOP).stdout
-    mark = hashlib.sha256(requirements.encode() + constraints.read_bytes()).hexdigest()[:12]
-    for accelerator in ("cpu", "cuda"):
-        if (folder := CACHE / f"wheels-{accelerator}-{mark}").is_dir():
-            return folder, accelerator
-    say("fetching the wheels; what was built of others goes")
+    mark = hashlib.sha256((requirements + index).encode() + constraints.read_bytes()).hexdigest()[:12]
+    if (folder := CACHE / f"wheels-{mark}").is_dir():
+        return folder
+    say("fetching the wheels (3 GB with the CUDA build of PyTorch); what was built of others goes")
     for outdated in CACHE.glob("wheels-*"):
         shutil.rmtree(outdated)
     run(*engine(), "image", "prune", "--force")
@@ -132,15 +126,12 @@ def fetch_wheels() -> tuple[Path, str]:
         version = run(*engine(), "run", "--rm", *LIMITS, base_image(), "python3", "-V").stdout.split()[1]
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--python-version", version]
         pip += ["--only-binary=:all:", "--dest", str(wheels), "--find-links", str(wheels)]
-        torch = next(line for line in constraints.read_text().splitlines() if line.startswith("torch=="))
-        index = os.environ.get("TORCH_INDEX_URL") or CPU_INDEX
-        accelerator = "cpu"
-        if run(*pip, "--no-deps", "--retries=1", "--index-url", index, torch, check=False).returncode != 0:
-            say("PyTorch's index of CPU builds does not answer: taking the CUDA build, 3 GB")
-            accelerator = "cuda"
+        if index:
+            torch = next(line for line in constraints.read_text().splitlines() if line.startswith("torch=="))
+            run(*pip, "--no-deps", "--index-url", index, torch)
         run(*pip, "--constraint", constraints, "--requirement", wanted)
-        wheels.rename(folder := CACHE / f"wheels-{accelerator}-{mark}")
-    return folder, accelerator
+        wheels.rename(folder)
+    return folder
 
 
 LIMITS = ["--network=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]
