@@ -18,8 +18,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/stream-ad demo
 
+# Three processes for two cores: many tests wait for a broker. More threads in each would only wait for one another.
 test: $(INSTALLED) lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadgroup
 
 # The image, built from deploy/Dockerfile and run as a cluster runs it. As root it installs buildah and podman where
 # there is no Docker.

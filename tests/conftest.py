@@ -17,6 +17,18 @@ from tests.kafka_broker import NoKafka, broker
 from tests.watched_plant import watched_plant  # noqa: F401  # a fixture
 
 
+LONGEST = [
+    "test_worker_kafka.py",
+    "test_init_kafka.py",
+    "test_kafka_transport.py",
+    "test_roles.py",
+    "test_worker.py",
+    "test_budget.py",
+    "watched plant",
+    "test_detector.py",
+]
+
+
 @dataclass(frozen=True)
 class Record:
     """A record as it lies in a topic."""
@@ -132,6 +144,16 @@ class Kafka:
 def _raise_on_failure(error: Any, _: Any) -> None:
     if error is not None:
         raise confluent_kafka.KafkaException(error)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what shares a fixture in one process, and begin with the files that take longest."""
+    groups = {}
+    for item in items:
+        watched = "watched_plant" in getattr(item, "fixturenames", ())
+        groups[item] = "watched plant" if watched else item.path.name
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
