@@ -16,7 +16,6 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from tests.kafka_broker import NoKafka, broker
 from tests.watched_plant import watched_plant  # noqa: F401  # a fixture
 
-
 LONGEST = [
     "test_worker_kafka.py",
     "test_init_kafka.py",
