@@ -116,6 +116,8 @@ def tell_next(request: Request, missing: list[str], console: Console) -> None:
             f"next, to create them: {again(request)}",
             f"then: stream-ad lint -c {config} --connect && {run}",
         ]
+    if request.file is None:
+        lines.append(f"({train} before it learns from what the topic holds: then every row gets a score)")
     for line in lines:
         console.print(Text(line), soft_wrap=True)
 
