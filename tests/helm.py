@@ -6,7 +6,6 @@ Helm is no Python package and takes minutes to build; helm-java publishes it com
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import subprocess
 import tempfile
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests.cache import fetching
 
 VERSION = "0.0.21"
 """Of helm-java; it holds Helm 3.21."""
@@ -107,18 +108,17 @@ def _library() -> ctypes.CDLL:
 def fetch() -> Path:
     """Path of the library; fetches it by Maven the first time."""
     architecture = ARCHITECTURES[platform.machine()]
-    cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stream-ad"
     name = f"helm-linux-{architecture}.so"
-    library = cache_folder / f"helm-java-{VERSION}" / name
-    if library.is_file():
-        return library
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache_folder) as temporary:
-        artifact = f"com.marcnuri.helm-java:linux-{architecture}:{VERSION}"
-        command = ["mvn", "-q", "-B", "dependency:copy", f"-Dartifact={artifact}", "-DoutputDirectory=."]
-        subprocess.run(command, cwd=temporary, check=True, stdout=subprocess.DEVNULL, timeout=600)
-        [jar] = Path(temporary).glob("*.jar")
-        with zipfile.ZipFile(jar) as archive:
-            # Into place in one step: another run may be fetching too.
-            Path(archive.extract(name, temporary)).rename(library)
+    with fetching() as cache_folder:
+        library = cache_folder / f"helm-java-{VERSION}" / name
+        if library.is_file():
+            return library
+        library.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache_folder) as temporary:
+            artifact = f"com.marcnuri.helm-java:linux-{architecture}:{VERSION}"
+            command = ["mvn", "-q", "-B", "dependency:copy", f"-Dartifact={artifact}", "-DoutputDirectory=."]
+            subprocess.run(command, cwd=temporary, check=True, stdout=subprocess.DEVNULL, timeout=600)
+            [jar] = Path(temporary).glob("*.jar")
+            with zipfile.ZipFile(jar) as archive:
+                Path(archive.extract(name, temporary)).rename(library)
     return library

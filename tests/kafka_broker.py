@@ -20,6 +20,8 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from tests.cache import fetching
+
 VERSION = "4.3.1"
 INSTALL_HINT = (
     "install Java 17 and Maven (Debian: apt-get install openjdk-17-jre-headless maven) or Docker, "
@@ -66,21 +68,15 @@ class NoKafka(Exception):
 
 def libraries() -> Path:
     """Return the folder of Kafka's jars; fetches them by Maven the first time (54 MB)."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stream-ad"
-    folder = cache / f"kafka-{VERSION}"
-    if folder.is_dir():
+    with fetching() as cache:
+        folder = cache / f"kafka-{VERSION}"
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=cache) as temporary:
+                (Path(temporary) / "pom.xml").write_text(POM)
+                command = ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"]
+                subprocess.run(command, cwd=temporary, check=True, stdout=subprocess.DEVNULL, timeout=600)
+                (Path(temporary) / "lib").rename(folder)
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as temporary:
-        (Path(temporary) / "pom.xml").write_text(POM)
-        command = ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"]
-        subprocess.run(command, cwd=temporary, check=True, stdout=subprocess.DEVNULL, timeout=600)
-        try:
-            (Path(temporary) / "lib").rename(folder)
-        except OSError:
-            if not folder.is_dir():  # Else another run was quicker.
-                raise
-    return folder
 
 
 def free_port() -> int:

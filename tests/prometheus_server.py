@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.cache import fetching
 from tests.kafka_broker import free_port
 from tests.running import wait_until
 
@@ -100,21 +101,15 @@ def _answers(server: Prometheus, process: subprocess.Popen[bytes], log: Path) ->
 
 def _unpacked() -> Path:
     """Folder of Debian's package, fetched the first time (19 MB)."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stream-ad"
-    folder = cache / "prometheus"
-    if folder.is_dir():
+    with fetching() as cache:
+        folder = cache / "prometheus"
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=cache) as temporary:
+                _download(temporary)
+                (package,) = Path(temporary).glob("*.deb")
+                subprocess.run(["dpkg-deb", "-x", str(package), f"{temporary}/unpacked"], check=True)
+                Path(temporary, "unpacked").rename(folder)
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as temporary:
-        _download(temporary)
-        (package,) = Path(temporary).glob("*.deb")
-        subprocess.run(["dpkg-deb", "-x", str(package), f"{temporary}/unpacked"], check=True)
-        try:
-            Path(temporary, "unpacked").rename(folder)
-        except OSError:
-            if not folder.is_dir():  # Else another run was quicker.
-                raise
-    return folder
 
 
 def _download(folder: str) -> None:

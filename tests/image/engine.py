@@ -18,8 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.cache import CACHE
+
 TOP = Path(__file__).parents[2]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stream-ad"
 IMAGE = "localhost/stream-ad:test"
 PACKAGES = ["buildah", "podman", "runc", "debootstrap"]
 
