@@ -7,12 +7,13 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test test-image lint kafka docs manifests clean
 .DEFAULT_GOAL := demo
 
-# Installed again only when pyproject.toml or constraints.txt changed.
+# Installed again only when pyproject.toml or constraints.txt changed. Byte code is made when a module is first used: to
+# make all of it takes a minute.
 # TORCH_INDEX_URL, if set, is where pip finds torch, and torch alone.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX_URL),$(BIN)/pip install --quiet --no-deps --index-url "$(TORCH_INDEX_URL)" "$$(grep '^torch==' constraints.txt)")
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: $(INSTALLED)
