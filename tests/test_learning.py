@@ -99,6 +99,20 @@ def test_window_survives_in_its_state() -> None:
     assert smaller.training_rows().rows[:, 0].tolist() == [6, 7, 8]
 
 
+def test_scores_of_the_window_come_onto_the_scale_of_another_budget() -> None:
+    """A row of p-value 0.001 has the score 1 under a budget of 0.001, and 1.5 under one of 0.01."""
+    strict = InlierWindow(10, 1, 0.001)
+    strict.add(np.zeros((2, 1)), np.array([0.5, 1.0]))
+    loose = InlierWindow(10, 1, 0.01)
+    loose.restore(strict.state())
+    strict.set_false_alarm_rate(0.01)
+    for window in (loose, strict):
+        state = window.state()
+        np.testing.assert_allclose(state["inliers.score"], [0.75])
+        np.testing.assert_allclose(state["quarantine.score"], [1.5])
+        assert state["false_alarm_rate"] == 0.01
+
+
 def test_a_batch_larger_than_the_window_leaves_its_end() -> None:
     window = InlierWindow(3, 2, 0.01)
     window.add(numbered(0, 10), np.full(10, 0.5))

@@ -111,13 +111,22 @@ class InlierWindow:
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """All of it as arrays, for `restore`."""
-        arrays: dict[str, NDArray[np.generic]] = {"seen": np.array([self.seen], np.int64)}
+        arrays: dict[str, NDArray[np.generic]] = {
+            "seen": np.array([self.seen], np.int64),
+            "false_alarm_rate": np.array([self._alpha]),
+        }
         for name, ring in (("inliers", self.inliers), ("quarantine", self.quarantine)):
             arrays[f"{name}.values"], arrays[f"{name}.position"], arrays[f"{name}.score"] = ring.ordered()
         return arrays
 
     def restore(self, arrays: dict[str, NDArray[np.generic]]) -> None:
-        """Take over what `state` gave; rows beyond the present capacity are dropped, oldest first."""
+        """Take over what `state` gave; rows beyond the present capacity are dropped, oldest first.
+
+        Scores that were given under another budget come onto the scale of this one.
+        """
+        alpha = self._alpha
+        # A window that was kept by an earlier version does not say its own.
+        self._alpha = float(arrays.get("false_alarm_rate", np.array([alpha]))[0])
         self.seen = int(arrays["seen"][0])
         for name, ring in (("inliers", self.inliers), ("quarantine", self.quarantine)):
             ring.add(
@@ -125,6 +134,7 @@ class InlierWindow:
                 arrays[f"{name}.position"].astype(np.int64),
                 arrays[f"{name}.score"].astype(np.float64),
             )
+        self.set_false_alarm_rate(alpha)
 
 
 def inlier_probability(score: Float64, unflagged: int, alpha: float) -> Float64:
