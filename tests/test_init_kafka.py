@@ -122,7 +122,7 @@ def test_run_scores_a_topic_with_what_init_wrote(
     assert checked.exit_code == 0, checked.output
 
     with worker(config, monkeypatch) as running:
-        wait_until(lambda: running.status()["model"], 90)
+        wait_until(lambda: running.status()["model"], 250)
         kafka.produce(topic, values[ROWS:])
         found = [json.loads(record.value or b"") for record in kafka.consume(f"{topic}.scores", ROWS + MORE, 30)]
         assert running.status()["dead_letters"] == 0

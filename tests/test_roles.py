@@ -57,7 +57,7 @@ def test_two_scorers_follow_what_one_trainer_learns(kafka: Kafka, tmp_path: Path
     produce(4000, 0)
     with started("trainer", "trainer") as trainer, started("scorer", "one") as one, started("scorer", "two") as two:
         accepted = 'stream_ad_trainings_total{result="accepted",trigger="first"}'
-        wait_until(lambda: trainer.metric(accepted) == 1.0, 200)
+        wait_until(lambda: trainer.metric(accepted) == 1.0, 250)
         versions = [scorer.wait_for_log("a model is live", 60)["version"] for scorer in (one, two)]
         assert ModelRegistry(registry, 10).live() == versions[0] == versions[1]
         assert trainer.metric("stream_ad_sampled_rows_total") == 4000.0

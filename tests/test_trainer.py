@@ -23,7 +23,7 @@ TINY = Recipe(autoencoder_steps=60, vae_steps=30, classifier_steps=60, synthetic
 ENDLESS = Recipe(autoencoder_steps=10_000_000)
 
 
-def wait_for(what: Callable[[], object], seconds: float = 60.0) -> object:
+def wait_for(what: Callable[[], object], seconds: float = 250.0) -> object:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := what():

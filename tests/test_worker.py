@@ -183,7 +183,7 @@ def test_a_training_by_hand_swaps_the_model_without_a_gap(live: Path, run: Calla
     source.append(plant_json(plant.rows(50).values, 600))
     wait_until(lambda: source.committed == 650)
     assert worker.status()["training"], "scoring goes on beside it"
-    wait_until(lambda: worker.status()["model"] != before, 90)
+    wait_until(lambda: worker.status()["model"] != before, 250)
     worker.stop()
     assert running.wait() == 0
     assert len(sink.values) == 650
@@ -260,7 +260,7 @@ def test_an_embedding_script_needs_no_guard(tmp_path: Path) -> None:
         "thread = threading.Thread(target=worker.run)\n"
         "thread.start()\n"
         "source.append(plant_json(Plant(0).rows(300).values))\n"
-        "wait_until(lambda: worker.status()['model'] and worker.status()['trainings'], 90)\n"
+        "wait_until(lambda: worker.status()['model'] and worker.status()['trainings'], 250)\n"
         "worker.stop()\n"
         "thread.join()\n"
         "print('learned once', worker.status()['trainings'])\n"

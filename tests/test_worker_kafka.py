@@ -43,11 +43,11 @@ def test_a_stream_is_scored_learned_from_and_taken_up_again(kafka: Kafka, tmp_pa
     )
     kafka.produce(topics.input, plant_json(plant.rows(3000).values))
     with RunningWorker(tmp_path, settings) as worker:
-        worker.wait_for_log("a model is live", 90)
+        worker.wait_for_log("a model is live", 250)
         assert worker.get("/readyz")[0] == 200
         kafka.produce(topics.input, plant_json(plant.rows(4000).values, 3000))
-        wait_until(lambda: worker.metric('stream_ad_trainings_total{result="accepted",trigger="rows"}') == 1.0, 90)
-        second = wait_until(lambda: [x for x in worker.logs() if x["message"] == "a model is live"][1:], 30)[0]
+        wait_until(lambda: worker.metric('stream_ad_trainings_total{result="accepted",trigger="rows"}') == 1.0, 250)
+        second = wait_until(lambda: [x for x in worker.logs() if x["message"] == "a model is live"][1:], 60)[0]
         kafka.produce(topics.input, plant_json(plant.rows(1000).values, 7000))
         wait_until(lambda: committed(kafka, topics) == 8000, 30)
         metrics = worker.get("/metrics")[1]
@@ -209,7 +209,7 @@ def test_a_training_longer_than_the_poll_interval_costs_no_partition(kafka: Kafk
         trainer.send_signal(signal.SIGCONT)
         assert worker.metric("stream_ad_rebalances_total") == rebalances
         assert psutil.Process(trainer.pid).nice() == 10
-        worker.wait_for_log("a model is live", 60)
+        worker.wait_for_log("a model is live", 250)
         kafka.produce(topics.input, plant_json(plant.rows(50).values, sent))
         wait_until(lambda: committed(kafka, topics) == sent + 50, 10)
         assert worker.metric("stream_ad_rebalances_total") == rebalances
