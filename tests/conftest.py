@@ -16,6 +16,12 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from tests.kafka_broker import NoKafka, broker
 from tests.watched_plant import watched_plant  # noqa: F401  # a fixture
 
+COORDINATOR_NOT_READY = (
+    confluent_kafka.KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    confluent_kafka.KafkaError.COORDINATOR_NOT_AVAILABLE,
+    confluent_kafka.KafkaError.NOT_COORDINATOR,
+)
+
 LONGEST = [
     "test_worker_kafka.py",
     "test_init_kafka.py",
@@ -121,8 +127,16 @@ class Kafka:
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """Offsets that the group has committed, by partition."""
-        [future] = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
-        return {tp.partition: tp.offset for tp in future.result().topic_partitions if tp.topic == topic}
+        deadline = time.monotonic() + 30
+        while True:
+            [future] = self._admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
+            try:
+                return {tp.partition: tp.offset for tp in future.result().topic_partitions if tp.topic == topic}
+            except confluent_kafka.KafkaException as error:
+                # A broker that has just started is not ready to tell of groups.
+                if error.args[0].code() not in COORDINATOR_NOT_READY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
 
     def delete_records(self, topic: str, offset: int, partition: int = 0) -> None:
         """Do what retention does: drop the records before `offset`."""
