@@ -20,7 +20,7 @@ from stream_ad.simulation import SENSORS, Plant
 from stream_ad.transports import DeliveryError
 from stream_ad.transports.memory import MemorySink, MemorySource
 from stream_ad.worker import Worker
-from tests.running import plant_json, publish_model, wait_until
+from tests.running import SHORT, plant_json, publish_model, wait_until
 
 
 def settings(registry: Path, **changes: Any) -> Config:
@@ -169,7 +169,10 @@ def test_a_rollback_is_taken_up_by_a_running_worker(live: Path, run: Callable[[W
     assert json.loads(sink.values[0])["model"] == first
 
 
-def test_a_training_by_hand_swaps_the_model_without_a_gap(live: Path, run: Callable[[Worker], Running]) -> None:
+def test_a_training_by_hand_swaps_the_model_without_a_gap(
+    live: Path, run: Callable[[Worker], Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream_ad.learning.learner.Recipe", lambda: SHORT)
     source, sink = MemorySource(), MemorySink()
     worker = Worker(settings(live), source=source, sink=sink)
     running = run(worker)
@@ -250,8 +253,10 @@ def test_an_embedding_script_needs_no_guard(tmp_path: Path) -> None:
     script.write_text(
         "import threading, time\n"
         "from tests.test_worker import settings\n"
-        "from tests.running import plant_json, wait_until\n"
+        "from tests.running import SHORT, plant_json, wait_until\n"
         "from stream_ad import Worker\n"
+        "from stream_ad.learning import learner\n"
+        "learner.Recipe = lambda: SHORT\n"
         "from stream_ad.simulation import Plant\n"
         "from stream_ad.transports.memory import MemorySink, MemorySource\n"
         f"config = settings({str(tmp_path / 'models')!r}, training__min_rows=300)\n"
