@@ -400,6 +400,18 @@ def flagged_by_sensor() -> Json:
     )
 
 
+def model_age() -> Json:
+    return stat(
+        "Age of the model",
+        "Since the newest model that scores was trained.",
+        MODEL_AGE,
+        alert="StreamAdModelOld",
+        unit="s",
+        noValue="no model yet",
+        thresholds=[(43200, YELLOW), (86400, RED)],
+    )
+
+
 def sensors_ranked() -> Json:
     return ranking(
         "Features behind the flagged rows",
@@ -491,15 +503,7 @@ def overview() -> Json:
             graph="none",
             thresholds=[(3, YELLOW), (10, RED)],
         ),
-        stat(
-            "Age of the model",
-            "Since the newest model that scores was trained.",
-            MODEL_AGE,
-            alert="StreamAdModelOld",
-            unit="s",
-            noValue="no model yet",
-            thresholds=[(43200, YELLOW), (86400, RED)],
-        ),
+        model_age(),
         stat(
             "Alerts of Prometheus",
             "Alerts on stream_ad that fire, in all deployments.",
@@ -648,15 +652,7 @@ def model_quality() -> Json:
 def learning() -> Json:
     rows = {
         "The live model": [
-            stat(
-                "Age of the model",
-                "Since the newest model that scores was trained.",
-                MODEL_AGE,
-                alert="StreamAdModelOld",
-                unit="s",
-                noValue="no model yet",
-                thresholds=[(43200, YELLOW), (86400, RED)],
-            ),
+            model_age(),
             stat(
                 "Trained at",
                 "When the newest model that scores was trained. Later than the fault: it knows the plant since.",
