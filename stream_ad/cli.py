@@ -20,7 +20,7 @@ from rich.table import Column, Table
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from stream_ad.config import Config, FileSource
+    from stream_ad.config import Config, ConfigWatcher, FileSource
     from stream_ad.worker import Worker
 
 app = typer.Typer(
@@ -63,10 +63,15 @@ def stop_with(message: str, code: int = 2) -> NoReturn:
 
 def read_config(path: Path, overrides: list[str] | None) -> Config:
     """Load the configuration or end with exit code 2 and a list of what is wrong."""
-    from stream_ad.config import ConfigError, load
+    return watched_config(path, overrides).config
+
+
+def watched_config(path: Path, overrides: list[str] | None) -> ConfigWatcher:
+    """As `read_config`, with an eye on what the file becomes."""
+    from stream_ad.config import ConfigError, ConfigWatcher
 
     try:
-        return load(path, overrides or [])
+        return ConfigWatcher(path, overrides or [])
     except ConfigError as error:
         stop_with(str(error))
 
@@ -94,10 +99,11 @@ def run(
 
     Exit codes: 0 ended as asked, 1 broker lost or never reached, 2 wrong configuration.
     """
-    settings = read_config(config, overrides)
+    watcher = watched_config(config, overrides)
+    settings = watcher.config
     # Until the worker is there to end in good order; as process 1 there would be no default action.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    from stream_ad.config import ConfigWatcher, warnings
+    from stream_ad.config import warnings
     from stream_ad.monitoring import configure_logs
 
     configure_logs(settings.monitoring.log_format, settings.monitoring.log_level)
@@ -106,7 +112,7 @@ def run(
     from stream_ad.worker import Worker
 
     with teaching_errors():
-        worker = Worker(settings, watcher=ConfigWatcher(config, overrides or []) if watch else None)
+        worker = Worker(settings, watcher=watcher if watch else None)
     end_on_signals(worker, settings.shutdown_timeout)
     raise typer.Exit(worker.run(on_ready=leave_out_of_garbage_collection))
 
