@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,19 +16,11 @@ from stream_ad.learning.trainer import Outcome, Trainer, remove_leftovers
 from stream_ad.learning.training_job import Job
 from stream_ad.learning.window import InlierWindow
 from stream_ad.registry import ModelRegistry
+from tests.running import wait_until
 
 FEATURES = ["a", "b", "c"]
 TINY = Recipe(autoencoder_steps=60, vae_steps=30, classifier_steps=60, synthetic_outliers=1000)
 ENDLESS = Recipe(autoencoder_steps=10_000_000)
-
-
-def wait_for(what: Callable[[], object], seconds: float = 250.0) -> object:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s")
 
 
 def a_window(n: int = 400) -> InlierWindow:
@@ -56,17 +47,17 @@ def a_job(registry: Path, recipe: Recipe = TINY, **changes: object) -> Job:
 
 
 def outcome_of(trainer: Trainer) -> Outcome:
-    outcome = wait_for(trainer.poll)
+    outcome = wait_until(trainer.poll, 250)
     assert isinstance(outcome, Outcome)
     return outcome
 
 
 def started_process(trainer: Trainer) -> int:
     """Process id of the training, once it has stepped back."""
-    wait_for(lambda: trainer._process is not None)
+    wait_until(lambda: trainer._process is not None)
     assert trainer._process is not None
     pid = trainer._process.pid
-    wait_for(lambda: os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, 0))
+    wait_until(lambda: os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, 0))
     return pid
 
 
