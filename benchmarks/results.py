@@ -13,6 +13,10 @@ from typing import Any
 KEY = ("dataset", "method", "seed")
 
 
+class OtherResults(ValueError):
+    """The file holds results that must not be mixed with those of this run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """The figures of one method on one data set with one seed."""
@@ -27,7 +31,7 @@ class Results:
     """All results so far; with a path also in a CSV file, one line each as soon as it is added.
 
     `figures` are the columns after dataset, method and seed. `settings` is what else the figures depend on: it
-    is kept in a file beside the CSV, so that figures of different protocols are never mixed. Raises ValueError
+    is kept in a file beside the CSV, so that figures of different protocols are never mixed. Raises OtherResults
     if the file that is there has other columns or other settings.
     """
 
@@ -36,8 +40,8 @@ class Results:
         self._columns = [*KEY, *figures]
         self.rows: list[Result] = []
         if path is not None:
-            self._require(path.with_suffix(".settings.json"), settings)
             self._open(path)
+            self._require(path.with_suffix(".settings.json"), settings)
         self._done = {(row.dataset, row.method, row.seed) for row in self.rows}
 
     def __contains__(self, key: tuple[str, str, int]) -> bool:
@@ -54,12 +58,12 @@ class Results:
 
     def _require(self, file: Path, settings: dict[str, Any]) -> None:
         if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(settings) + "\n")
         elif (known := json.loads(file.read_text())) != settings:
-            raise ValueError(f"{self._path} holds results of {known}, not of {settings}: give another --out")
+            raise OtherResults(f"{self._path} holds results of {known}, not of {settings}: give another --out")
 
     def _open(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.write_text(csv_line(self._columns))
         text = path.read_text()
@@ -68,7 +72,7 @@ class Results:
             path.write_text(text)
         header, *lines = list(csv.reader(io.StringIO(text))) or [[]]
         if header != self._columns:
-            raise ValueError(f"{path} has the columns {header}, not {self._columns}: give another --out")
+            raise OtherResults(f"{path} has the columns {header}, not {self._columns}: give another --out")
         for dataset, method, seed, *figures in lines:
             values = dict(zip(self._columns[len(KEY) :], map(float, figures), strict=True))
             self.rows.append(Result(dataset, method, int(seed), values))

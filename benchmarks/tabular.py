@@ -47,7 +47,7 @@ from benchmarks.protocols import (
     size_before_resampling,
     with_missing,
 )
-from benchmarks.results import Result, Results
+from benchmarks.results import OtherResults, Result, Results
 from benchmarks.running import Troubles, Work, run
 from benchmarks.tables import OURS, Group, calibration, levels, summary
 from stream_ad.detector import Detector, Recipe
@@ -194,8 +194,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--max-train", type=int, metavar="N", help="rows that train at most, drawn by the seed")
     parser.add_argument("--max-test", type=int, metavar="N", help="rows that are judged at most, drawn by the seed")
-    parser.add_argument("--contamination", type=contamination, nargs="+", default=[], metavar="SHARE:KIND")
-    parser.add_argument("--missing", type=share, nargs="+", default=[], metavar="SHARE")
+    parser.add_argument(
+        "--contamination", type=contamination, nargs="+", action="extend", default=[], metavar="SHARE:KIND"
+    )
+    parser.add_argument("--missing", type=share, nargs="+", action="extend", default=[], metavar="SHARE")
     parser.add_argument("--calibration", action="store_true", help="check the alert rate on fresh inliers instead")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="where results are kept, and taken up again")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side (default: 1)")
@@ -233,10 +235,13 @@ def share(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
     console = Console(stderr=True)
-    if options.calibration:
-        troubles = calibrate(options.files, options, console)
-    else:
-        troubles = compare(options.files, {OURS: stream_ad, **options.peers}, options, console)
+    try:
+        if options.calibration:
+            troubles = calibrate(options.files, options, console)
+        else:
+            troubles = compare(options.files, {OURS: stream_ad, **options.peers}, options, console)
+    except OtherResults as error:
+        raise SystemExit(f"error: {error}") from None
     for line in troubles.lines():
         console.print(line, markup=False, highlight=False)
     return 1 if troubles.failed else 0

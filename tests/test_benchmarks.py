@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from benchmarks import tabular
 from benchmarks.metrics import auroc, average_precision
-from benchmarks.peers import HALF_SPACE_ROWS, PEERS, on_standardised_rows
+from benchmarks.peers import HALF_SPACE_ROWS, PEERS, Method, on_standardised_rows
 from benchmarks.protocols import (
     Contamination,
     Protocol,
@@ -24,7 +25,7 @@ from benchmarks.protocols import (
     fresh_inliers,
     with_missing,
 )
-from benchmarks.results import Result, Results
+from benchmarks.results import OtherResults, Result, Results
 from benchmarks.tables import Group, calibration, levels, summary
 from stream_ad.detector import Recipe
 
@@ -211,6 +212,14 @@ def test_half_space_trees_tell_a_far_row_from_those_they_learned() -> None:
     assert score.argmax() == 20
 
 
+@pytest.mark.parametrize("method", [tabular.stream_ad, *PEERS.values()], ids=["stream_ad", *PEERS])
+def test_a_measurement_can_be_sent_to_another_process(method: Method) -> None:
+    call = partial(tabular.measure, Path("a.npz"), 0, "name", method, Protocol(), Contamination(0.02, "burst"), [0.0])
+    sent = pickle.loads(pickle.dumps(call))
+    assert sent.args[:3] == call.args[:3]
+    assert sent.args[4:] == call.args[4:]
+
+
 # Results
 
 
@@ -241,9 +250,9 @@ def test_a_line_that_was_cut_off_is_measured_again(tmp_path: Path) -> None:
 def test_results_of_other_settings_or_columns_are_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     Results(path, FIGURES, {"max_train": 1000})
-    with pytest.raises(ValueError, match=r"holds results of \{'max_train': 1000\}.*another --out"):
+    with pytest.raises(OtherResults, match=r"holds results of \{'max_train': 1000\}.*another --out"):
         Results(path, FIGURES, {"max_train": None})
-    with pytest.raises(ValueError, match=r"has the columns .*another --out"):
+    with pytest.raises(OtherResults, match=r"has the columns .*another --out"):
         Results(path, ("rows",), {"max_train": 1000})
 
 
@@ -335,6 +344,8 @@ def test_a_run_measures_all_that_is_asked_for_and_a_second_one_only_what_is_new(
     before = out.read_text()
     assert tabular.main([*command, "--peers", "HalfSpaceTrees"]) == 0
     assert out.read_text().startswith(before)
+    with pytest.raises(SystemExit, match="give another --out"):
+        tabular.main([*command, "--max-test", "100"])
     added = rows_of(out)[len(rows) :]
     assert {row["method"] for row in added} == {"HalfSpaceTrees", "HalfSpaceTrees [5 % burst]"}
     shown = capsys.readouterr().out
