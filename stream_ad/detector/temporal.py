@@ -1,0 +1,201 @@
+"""Temporal context: what a row's recent past adds to the row, as descriptors for the first stage."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_ad.detector.descriptors import FLOAT32_MAX
+
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+Moments = tuple[Float64, Float64, Float64]
+"""Count, mean and sum of squared deviations, each [d, n]; the count [1, n] where no value is missing."""
+
+STATISTICS = 2
+"""Rolling mean and rolling deviation."""
+CALENDAR_COLUMNS = 4
+DAY = 86_400.0
+WEEK = 7 * DAY
+MEMORY = 64 * 2**20
+"""Bytes that the rows of all keys together may take."""
+CACHED = 32_768
+"""Values worked on at once: more fall out of the processor's caches."""
+
+
+class TemporalContext:
+    """Extends rows by descriptors of their recent past, key by key.
+
+    For each feature two descriptors over the last `window` rows of the key, the row itself among them:
+
+    - the rolling mean, which shows shifts too small for a single row, because the noise averages out;
+    - the fourth root of the rolling standard deviation, which is 0 for a stuck sensor and large for an unsteady
+      one. The root makes a halved deviation about as visible as a doubled one, as a logarithm would, but it
+      needs no unit and bears 0.
+
+    Missing values are left out; where fewer than half of the window's values are there, a descriptor is NaN. With
+    `calendar` four columns more: the time of day and the time of the week in UTC, each as a point on a circle.
+
+    The past of each key is carried from call to call, so the result does not depend on how rows are cut into
+    batches. Of the keys the least recently seen are forgotten when all together take more than 64 MiB.
+
+    Parameters: `window`, rows of context, 0 for none. Raises ValueError for a negative window or one of 1, in
+    which nothing can vary.
+
+    >>> import numpy as np
+    >>> context = TemporalContext(n_features=1, window=4)
+    >>> context.extend(np.array([[1.0], [3.0], [2.0], [2.0]])).round(2)
+    array([[1.  ,  nan,  nan],
+           [3.  , 2.  , 1.  ],
+           [2.  , 2.  , 0.95],
+           [2.  , 2.  , 0.92]])
+    """
+
+    def __init__(self, n_features: int, window: int, calendar: bool = False) -> None:
+        if window < 0 or window == 1:
+            raise ValueError(f"a temporal context of {window} rows is not possible: use 0 for none, or 2 and more")
+        self.n_features = n_features
+        self.window = window
+        self.calendar = calendar
+        self._past: OrderedDict[bytes | None, Float64] = OrderedDict()
+        self._most_keys = max(1, MEMORY // max(1, 8 * n_features * (window - 1)))
+
+    @property
+    def width(self) -> int:
+        """Columns of an extended row."""
+        statistics = STATISTICS if self.window else 0
+        return self.n_features * (1 + statistics) + (CALENDAR_COLUMNS if self.calendar else 0)
+
+    def extend(
+        self, values: Float64, keys: Sequence[bytes | None] | None = None, timestamps: Float64 | None = None
+    ) -> Float64:
+        """Rows `values` [n, d] in order of arrival, NaN for missing -> extended rows [n, width].
+
+        The first d columns are the rows themselves. Rows of one of `keys` [n] share a past; without keys all rows
+        do. `timestamps` [n] are seconds since 1970, NaN where unknown, and only looked at with `calendar`.
+        """
+        if len(values) == 0:
+            return np.empty((0, self.width))
+        parts = [values]
+        if self.window:
+            parts += self._statistics(values, keys)
+        if self.calendar:
+            parts.append(calendar_circles(np.full(len(values), np.nan) if timestamps is None else timestamps))
+        extended: Float64 = np.concatenate(parts, axis=1)
+        return extended
+
+    def fold(self, extended_share: Float64) -> Float64:
+        """Attribution of extended rows [n, width] -> of the features they describe [n, d], with the same sums.
+
+        The calendar belongs to no feature: its share is divided in proportion to the features' own.
+        """
+        d = self.n_features
+        described = d * (1 + (STATISTICS if self.window else 0))
+        by_descriptor = extended_share[:, :described].reshape(len(extended_share), described // d, d)
+        share: Float64 = by_descriptor.sum(axis=1)
+        if not self.calendar:
+            return share
+        total = share.sum(axis=1, keepdims=True)
+        proportion = np.where(total > 0.0, share / np.where(total > 0.0, total, 1.0), 1.0 / d)
+        of_calendar: Float64 = extended_share[:, described:].sum(axis=1, keepdims=True)
+        return share + proportion * of_calendar
+
+    def _statistics(self, values: Float64, keys: Sequence[bytes | None] | None) -> list[Float64]:
+        """Rolling mean and fourth root of the deviation, each [n, d]."""
+        known = np.clip(values, -FLOAT32_MAX, FLOAT32_MAX)
+        rows, place, position = self._with_past(known, keys)
+        columns = np.ascontiguousarray(rows.T)
+        found = np.empty((STATISTICS, *values.T.shape))
+        step = max(1, CACHED // max(1, columns.shape[1]))
+        for first in range(0, self.n_features, step):
+            some = slice(first, first + step)
+            moments = rolling_moments(columns[some], position, self.window)
+            count, mean, squares = (part[:, place] for part in moments)
+            enough = count >= self.window / 2
+            found[0, some] = np.where(enough, mean, np.nan)
+            found[1, some] = np.where(enough, np.sqrt(np.sqrt(np.sqrt(squares / np.maximum(count, 1.0)))), np.nan)
+        return [part.T for part in found]
+
+    def _with_past(self, values: Float64, keys: Sequence[bytes | None] | None) -> tuple[Float64, Int64, Int64]:
+        """The rows sorted by key, each key's past before them, and remembered for the next call.
+
+        Returns the rows [m, d], where in them each of `values` is [n], and how many rows of the same key come
+        before each [m].
+        """
+        distinct: list[bytes | None] = [None] if keys is None else list(dict.fromkeys(keys))
+        order, bounds = group_by_key(len(values), distinct, keys)
+        blocks: list[Float64] = []
+        place = np.empty(len(values), dtype=np.int64)
+        start = 0
+        for key, first, last in zip(distinct, bounds[:-1], bounds[1:], strict=True):
+            rows = order[first:last]
+            past = self._past.pop(key, values[:0])
+            block = np.concatenate([past, values[rows]])
+            place[rows] = start + len(past) + np.arange(len(rows))
+            blocks.append(block)
+            start += len(block)
+            self._past[key] = block[-(self.window - 1) :].copy()
+        while len(self._past) > self._most_keys:
+            self._past.popitem(last=False)
+        return np.concatenate(blocks), place, np.concatenate([np.arange(len(block)) for block in blocks])
+
+
+def group_by_key(n: int, distinct: Sequence[bytes | None], keys: Sequence[bytes | None] | None) -> tuple[Int64, Int64]:
+    """Row numbers [n] sorted by key, in order of arrival within a key, and where each key's rows begin and end."""
+    if keys is None:
+        return np.arange(n), np.array([0, n])
+    number = {key: i for i, key in enumerate(distinct)}
+    group = np.fromiter(map(number.__getitem__, keys), dtype=np.int64, count=n)
+    return np.argsort(group, kind="stable"), np.r_[0, np.cumsum(np.bincount(group, minlength=len(distinct)))]
+
+
+def rolling_moments(x: Float64, position: Int64, window: int) -> Moments:
+    """Moments of the last `window` values of each feature of x [d, n], up to and with each row.
+
+    `position` [n] says how many rows before each belong to the same key; others are not looked at. Windows are
+    put together from blocks that double in length (Chan et al. 1979): that takes about log2(window) steps, gives
+    exactly 0 where nothing moves, and keeps the movement of a counter near 2e9.
+    """
+    missing = np.isnan(x)
+    if missing.any():
+        block: Moments = ((~missing).astype(np.float64), np.where(missing, 0.0, x), np.zeros_like(x))
+    else:
+        block = (np.ones((1, x.shape[1])), x, np.zeros_like(x))
+    length = 1
+    whole, covered = (block, 1) if window & 1 else (None, 0)
+    while length * 2 <= window:
+        block = preceded(block, block, length, position)
+        length *= 2
+        if window & length:
+            whole = block if whole is None else preceded(whole, block, covered, position)
+            covered += length
+    assert whole is not None
+    return whole
+
+
+def preceded(later: Moments, earlier: Moments, rows: int, position: Int64) -> Moments:
+    """Moments that end at each row, joined by those that end so many `rows` before it, if the key has them."""
+    count, mean, squares = (part.copy() for part in later)
+    if rows >= len(position):
+        return count, mean, squares
+    other_count, other_mean, other_squares = (part[:, :-rows] for part in earlier)
+    same_key = position[rows:] >= rows
+    both = count[:, rows:] + other_count * same_key
+    share = other_count * same_key / np.maximum(both, 1.0)
+    step = other_mean - mean[:, rows:]
+    mean[:, rows:] += step * share
+    step *= step
+    step *= count[:, rows:] * share
+    step += other_squares * same_key
+    squares[:, rows:] += step
+    count[:, rows:] = both
+    return count, mean, squares
+
+
+def calendar_circles(timestamps: Float64) -> Float64:
+    """Time of day and time of the week of seconds since 1970 [n], as cosines and sines [n, 4]."""
+    turns = 2.0 * np.pi * timestamps[:, None] / np.array([DAY, WEEK])
+    return np.concatenate([np.cos(turns), np.sin(turns)], axis=1)
