@@ -27,11 +27,12 @@ class Group:
 
 
 def by_set(results: Iterable[Result], figure: str) -> Figures:
-    """One figure of each method on each data set, the mean over its seeds."""
+    """One figure of each method on each data set, the mean over its seeds; stream_ad comes first."""
     seeds: dict[str, dict[str, list[float]]] = {}
     for row in results:
         seeds.setdefault(row.method, {}).setdefault(row.dataset, []).append(row.figures[figure])
-    return {method: {name: mean(values) for name, values in sets.items()} for method, sets in seeds.items()}
+    ours_first = sorted(seeds.items(), key=lambda item: not item[0].startswith(OURS))
+    return {method: {name: mean(values) for name, values in sets.items()} for method, sets in ours_first}
 
 
 def common_sets(figures: Figures, methods: Iterable[str], group: Group) -> list[str]:
@@ -75,7 +76,7 @@ def against(auroc: Figures, method: str, sets: list[str]) -> list[str]:
     gains = [auroc[OURS][name] - auroc[method][name] for name in sets]
     error = f" ± {percent(stdev(gains) / len(gains) ** 0.5)}" if len(gains) > 1 else ""
     won = sum(gain > 0 for gain in gains)
-    return [f"{won} of {len(sets)}", f"{signed(mean(gains))}{error}", signed(min(0.0, *gains))]
+    return [f"{won} of {len(sets)}", f"{signed(mean(gains))}{error}", signed(min(gains)) if min(gains) < 0 else "none"]
 
 
 def largest_loss(auroc: Figures, peer: str, groups: Sequence[Group]) -> list[str]:
