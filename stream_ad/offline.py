@@ -12,7 +12,7 @@ import numpy as np
 
 from stream_ad.config import Config, FileSink, FileSource, KafkaSource
 from stream_ad.detector import Detector, TrainingError
-from stream_ad.learning import LoadedModel, suspicious_values, too_coarse_for_float32
+from stream_ad.learning import LoadedModel, suspicious_values, too_coarse_for_float32, unseen_hours
 from stream_ad.records import BadRecord, Decoded, RecordSchema, dead_letters, encode, make_decoder
 from stream_ad.registry import ModelRegistry, RegistryError, Snapshot, require_schema
 from stream_ad.scoring import Scorer
@@ -64,32 +64,36 @@ def train(config: Config, progress: ProgressReport) -> Trained:
     scorer = Scorer(schema, None)
     rows, bad, first_bad = [], 0, ""
     for decoded in read(config, schema):
-        rows.append(decoded.batch.values[scorer.learnable(decoded.batch)])
+        rows.append(scorer.extend(decoded.batch)[scorer.learnable(decoded.batch)])
         bad += len(decoded.bad)
         first_bad = first_bad or (decoded.bad[0].message if decoded.bad else "")
         progress("reading", sum(map(len, rows)), None)
-    x = np.concatenate(rows) if rows else np.empty((0, len(schema.features)))
-    if len(x) < config.training.min_rows:
+    usable = sum(map(len, rows))
+    if usable < config.training.min_rows:
         raise TrainingError(
-            f"{len(x)} usable rows, but training.min_rows = {config.training.min_rows} are needed: "
+            f"{usable} usable rows, but training.min_rows = {config.training.min_rows} are needed: "
             "give more rows, or lower training.min_rows (50 at least)"
         )
-    x = x[-config.training.window_rows :]
+    x = np.concatenate(rows)[-config.training.window_rows :]
     started = time.time()
     detector = Detector(config.alerts.false_alarm_rate, config.detector.device, config.detector.seed)
     detector.fit(x, progress=lambda share: progress("learning", int(1000 * share), 1000))
-    notes = suspicious_values(x, list(schema.features)) + too_coarse_for_float32(x, list(schema.features))
+    features = list(schema.features)
+    values = x[:, : len(features)]
+    notes = suspicious_values(values, features) + too_coarse_for_float32(values, features)
+    notes += unseen_hours(x) if schema.calendar else []
     version = registry.save(
         Snapshot(
             version="",
             weights=detector.tensors(),
             description=detector.description(),
             schema_fingerprint=schema.fingerprint,
-            features=list(schema.features),
+            features=features,
             report={"trigger": "command", "rows": len(x), "seconds": time.time() - started, "notes": notes},
             verdict={"accepted": True, "reasons": []},
             created_at=time.time(),
             window=None,
+            context=schema.context,
         )
     )
     registry.set_live(version)
@@ -106,7 +110,7 @@ def score(config: Config, output: Path, progress: ProgressReport) -> Scored:
     snapshot = registry.load_live()
     if snapshot is None:
         raise RegistryError(f"no model in {config.registry.path}: train one first with stream-ad train --input FILE")
-    require_schema(snapshot, schema.fingerprint, list(schema.features))
+    require_schema(snapshot, schema)
     detector = Detector.restore(snapshot.description, snapshot.weights, config.detector.device)
     detector.set_false_alarm_rate(config.alerts.false_alarm_rate)
     scorer = Scorer(schema, None)
@@ -116,7 +120,7 @@ def score(config: Config, output: Path, progress: ProgressReport) -> Scored:
     done = Scored()
     try:
         for decoded in read(config, schema):
-            verdicts = scorer.score(decoded.batch)
+            verdicts = scorer.score(decoded.batch, scorer.extend(decoded.batch))
             sink.write(decoded.batch.keys, encode(decoded.batch, verdicts, schema), verdicts.flagged.tolist())
             if decoded.bad:
                 sink.write_dead_letters(dead_letters(decoded))

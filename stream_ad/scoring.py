@@ -5,21 +5,28 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ad.detector.temporal import TemporalContext
 from stream_ad.learning import ColdStart, LoadedModel
-from stream_ad.records import Batch, RecordSchema, Status, Verdicts
+from stream_ad.records import NO_CONTEXT, NO_TIMESTAMP, Batch, RecordSchema, Status, Verdicts
 
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
 
 class Scorer:
-    """Scores whole batches with the model that is live now."""
+    """Scores whole batches with the model that is live now: `extend` each batch first, then `score` it.
+
+    Owns the past of all keys, as far as the schema asks for it. It is kept nowhere: after a restart the first rows
+    of a key have none, and what it would tell is filled in as a missing value is.
+    """
 
     def __init__(self, schema: RecordSchema, cold_start: ColdStart | None) -> None:
         self.model: LoadedModel | None = None
         self.residual: Float64 = np.zeros(len(schema.features))
         """[d] mean distance of the last batch's rows from their reconstruction, in spreads of the feature."""
         self._n_features = len(schema.features)
+        self._calendar = schema.calendar
+        self._context = None if schema.context == NO_CONTEXT else TemporalContext(self._n_features, **schema.context)
         self._max_missing = schema.max_missing
         self._cold_start = cold_start
 
@@ -28,12 +35,26 @@ class Scorer:
         """Whether rows get a score: from a model or from the cold start."""
         return self.model is not None or self._cold_start is not None
 
+    @property
+    def has_context(self) -> bool:
+        """Whether a row is judged with its past or its time, so that `extend` must see all rows."""
+        return self._context is not None
+
     def swap(self, model: LoadedModel) -> None:
         """Use another model from the next batch on."""
         self.model = model
         self._cold_start = None
 
-    def score(self, batch: Batch) -> Verdicts:
+    def extend(self, batch: Batch) -> Float64:
+        """All rows of the batch with what their past adds to them, [n, width], as model and window take them.
+
+        Wants every batch once, in order of arrival. Without a context it is the batch's values themselves.
+        """
+        if self._context is None:
+            return batch.values
+        return self._context.extend(batch.values, batch.keys, seconds(batch.timestamps) if self._calendar else None)
+
+    def score(self, batch: Batch, extended: Float64) -> Verdicts:
         """Verdicts on all rows; a row with nothing known is `unscored`, an extreme one is never normal."""
         missing: Bool = np.isnan(batch.values)
         known: Bool = np.logical_not(missing.all(axis=1))
@@ -51,7 +72,7 @@ class Scorer:
             model=None if self.model is None else self.model.version,
         )
         if self.model is not None:
-            self._judge(self.model, batch, known, verdicts)
+            self._judge(self.model, batch, extended, known, verdicts)
         else:
             verdicts.status[known] = Status.WARMING_UP
             if self._cold_start is not None:
@@ -64,16 +85,23 @@ class Scorer:
         learnable: Bool = (share <= self._max_missing) & (share < 1.0) & ~batch.clipped
         return learnable
 
-    def _judge(self, model: LoadedModel, batch: Batch, known: Bool, verdicts: Verdicts) -> None:
-        rows = batch.values[known]
-        found = model.detector.judge(rows)
+    def _judge(self, model: LoadedModel, batch: Batch, extended: Float64, known: Bool, verdicts: Verdicts) -> None:
+        found = model.detector.judge(extended[known])
         verdicts.status[known] = Status.SCORED
         verdicts.score[known] = found.score
         verdicts.p_value[known] = found.p_value
         verdicts.is_anomaly[known] = found.score >= 1.0
         verdicts.flagged = np.flatnonzero(verdicts.is_anomaly)
-        verdicts.expected, verdicts.attribution = model.detector.explain(batch.values[verdicts.flagged])
-        if len(rows):
-            distance = np.abs(rows - found.reconstruction) / model.detector.spread
+        expected, share = model.detector.explain(extended[verdicts.flagged])
+        d = self._n_features
+        verdicts.expected = expected[:, :d]
+        verdicts.attribution = share if self._context is None else self._context.fold(share)
+        if known.any():
+            distance = np.abs(batch.values[known] - found.reconstruction[:, :d]) / model.detector.spread[:d]
             present = ~np.isnan(distance)
             self.residual = np.where(present, distance, 0.0).sum(axis=0) / np.maximum(1, present.sum(axis=0))
+
+
+def seconds(timestamps: NDArray[np.int64]) -> Float64:
+    """Milliseconds since the epoch [n] as seconds, `NO_TIMESTAMP` as NaN."""
+    return np.where(timestamps == NO_TIMESTAMP, np.nan, timestamps / 1000.0)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from stream_ad import __version__
 from stream_ad.config import Config, ConfigError, ConfigWatcher, FileSource
@@ -17,6 +18,7 @@ from stream_ad.detector import choose_device
 from stream_ad.learning import ColdStart, FollowOnly, Learner, LearningSettings, LoadedModel, Outcome, threads_each
 from stream_ad.monitoring import Metrics, MonitoringServer, OncePerMinute
 from stream_ad.records import (
+    Batch,
     Decoded,
     FieldDrift,
     RawBatch,
@@ -40,6 +42,8 @@ from stream_ad.transports import (
 )
 
 log = logging.getLogger("stream_ad.worker")
+
+Float64 = NDArray[np.float64]
 
 POLL_SECONDS = 0.2
 FIRST_RETRY_SECONDS = 0.5
@@ -181,7 +185,7 @@ class Worker:
         self._look_around(source)
 
     def _poll(self, source: Source) -> RawBatch:
-        """The next records; of these a trainer takes a sample.
+        """The next records; of these a trainer takes a sample, if it needs no others.
 
         A file waits for the first model: it would be at its end before that is trained, and all of it unscored.
         """
@@ -189,10 +193,15 @@ class Worker:
             self._stopping.wait(POLL_SECONDS)
             return RawBatch.empty()
         raw = source.poll(POLL_SECONDS)
-        share = self.config.training.sample
-        if self.config.role != "trainer" or share == 1.0:
-            return raw
-        return raw.select(np.flatnonzero(self._sampling.random(len(raw)) < share))
+        return raw if not self._samples or self._scorer.has_context else raw.select(self._sample(len(raw)))
+
+    @property
+    def _samples(self) -> bool:
+        return self.config.role == "trainer" and self.config.training.sample < 1.0
+
+    def _sample(self, n: int) -> NDArray[np.int64]:
+        """Numbers of those of n records or rows that a trainer looks at."""
+        return np.flatnonzero(self._sampling.random(n) < self.config.training.sample)
 
     def _process(self, raw: RawBatch, sink: Sink | None) -> None:
         """Decode, score and emit one batch; returns when all its outputs are acknowledged.
@@ -202,7 +211,12 @@ class Worker:
         with self.metrics.stage("decode"):
             decoded = self._decoder.decode(raw)
         with self.metrics.stage("score"):
-            verdicts = self._scorer.score(decoded.batch)
+            extended = self._scorer.extend(decoded.batch)
+            if self._samples and self._scorer.has_context:
+                # Only now: rows that are left out are still the past of those that are taken.
+                taken = self._sample(len(decoded.batch))
+                decoded.batch, extended = decoded.batch.select(taken), extended[taken]
+            verdicts = self._scorer.score(decoded.batch, extended)
         if sink is not None:
             with self.metrics.stage("emit"):
                 self._emit(decoded, verdicts, sink)
@@ -211,7 +225,7 @@ class Worker:
             self.metrics.observe_sample(len(decoded.batch))
         self._counts["rows"] += len(decoded.batch)
         self._counts["records"] += len(raw)
-        self._offer(decoded, verdicts)
+        self._offer(decoded.batch, extended, verdicts)
 
     def _emit(self, decoded: Decoded, verdicts: Verdicts, sink: Sink) -> None:
         sink.write(decoded.batch.keys, encode(decoded.batch, verdicts, self.schema), verdicts.flagged.tolist())
@@ -230,12 +244,12 @@ class Worker:
         self._counts["anomalies"] += len(verdicts.flagged)
         self._counts["dead_letters"] += len(decoded.bad)
 
-    def _offer(self, decoded: Decoded, verdicts: Verdicts) -> None:
-        """Offer what was scored to the learner."""
-        learnable = self._scorer.learnable(decoded.batch)
+    def _offer(self, batch: Batch, extended: Float64, verdicts: Verdicts) -> None:
+        """Offer what was scored to the learner, as it was scored: later no row has a past any more."""
+        learnable = self._scorer.learnable(batch)
         # The cold start's scores are not calibrated: to the window they are no scores at all.
         score = np.where(verdicts.status == Status.SCORED, verdicts.score, np.nan)
-        self._learner.observe(decoded.batch.values[learnable], score[learnable])
+        self._learner.observe(extended[learnable], score[learnable])
 
     def _learn(self) -> None:
         outcome, model = self._learner.step()
@@ -394,8 +408,7 @@ class Worker:
     def _learning_settings(self) -> LearningSettings:
         training, detector = self.config.training, self.config.detector
         return LearningSettings(
-            features=list(self.schema.features),
-            fingerprint=self.schema.fingerprint,
+            schema=self.schema,
             false_alarm_rate=self.config.alerts.false_alarm_rate,
             min_rows=training.min_rows,
             window_rows=training.window_rows,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from stream_ad.records import RecordSchema
 from stream_ad.registry import ModelRegistry, RegistryError, SchemaMismatch, Snapshot, SnapshotError, require_schema
 
 
@@ -216,12 +217,26 @@ def test_a_crash_between_sum_and_window_leaves_the_old_window(
 
 
 def test_a_model_of_another_schema_is_refused_with_the_difference() -> None:
-    snapshot = a_snapshot()
-    require_schema(snapshot, "f1", ["a", "b"])
+    schema = RecordSchema(["a", "b"])
+    snapshot = a_snapshot(schema_fingerprint=schema.fingerprint)
+    require_schema(snapshot, schema)
     with pytest.raises(SchemaMismatch, match=r"new: c; gone: b.*registry.path"):
-        require_schema(snapshot, "f2", ["a", "c"])
+        require_schema(snapshot, RecordSchema(["a", "c"]))
     with pytest.raises(SchemaMismatch, match="another order"):
-        require_schema(snapshot, "f3", ["b", "a"])
+        require_schema(snapshot, RecordSchema(["b", "a"]))
+
+
+def test_a_model_of_another_context_is_refused_with_both(registry: ModelRegistry) -> None:
+    schema = RecordSchema(["a", "b"], window=16, calendar=True)
+    version = registry.save(a_snapshot(schema_fingerprint=schema.fingerprint, context=schema.context))
+    snapshot = registry.load(version)
+    require_schema(snapshot, schema)
+    learned = r"was learned with schema.window = 16 and schema.calendar = true, the configuration has"
+    for other in (RecordSchema(["a", "b"]), RecordSchema(["a", "b"], window=16)):
+        with pytest.raises(SchemaMismatch, match=learned):
+            require_schema(snapshot, other)
+    with pytest.raises(SchemaMismatch, match=r"has schema.window = 8 and schema.calendar = true: .* registry.path"):
+        require_schema(snapshot, RecordSchema(["a", "b"], window=8, calendar=True))
 
 
 def test_a_folder_that_cannot_be_made_is_found_at_the_start(tmp_path: Path) -> None:

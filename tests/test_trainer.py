@@ -15,6 +15,7 @@ from stream_ad.detector import Recipe
 from stream_ad.learning.trainer import Outcome, Trainer, remove_leftovers
 from stream_ad.learning.training_job import Job
 from stream_ad.learning.window import InlierWindow
+from stream_ad.records import NO_CONTEXT
 from stream_ad.registry import ModelRegistry
 from tests.running import wait_until
 
@@ -35,6 +36,7 @@ def a_job(registry: Path, recipe: Recipe = TINY, **changes: object) -> Job:
         "keep": 5,
         "features": FEATURES,
         "fingerprint": "f",
+        "context": NO_CONTEXT,
         "false_alarm_rate": 0.01,
         "device": "cpu",
         "seed": 0,

@@ -33,6 +33,9 @@ def warnings(config: Config) -> list[str]:
             f"training.window_rows: {config.training.window_rows} rows hardly show what one false alarm in "
             f"{1 / config.alerts.false_alarm_rate:.0f} is; {rows:.0f} rows would"
         )
+    schema = config.schema_
+    if schema.calendar and schema.timestamp is None and isinstance(config.source, FileSource):
+        found.append("schema.calendar: rows of a file have no time unless schema.timestamp names the field of it")
     return found
 
 
@@ -56,6 +59,8 @@ def _schema(config: Config) -> Problems:
                     f"schema.{key}",
                     "raw float32 vectors have no fields: leave it out, or set schema.format to json",
                 )
+    if schema.window == 1:
+        yield "schema.window", "nothing can be seen in a window of the row alone: use 0 for none, or 16"
     try:
         ZoneInfo(schema.timezone)
     except (ZoneInfoNotFoundError, ValueError):

@@ -108,6 +108,12 @@ class Schema(Section):
     """Texts that mean 'no reading'; an empty cell always does."""
     max_missing: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     """A row with a larger share of missing features is scored but not learned."""
+    window: Annotated[int, Field(ge=0)] = 0
+    """Rows of the same key, the row itself among them, whose mean and deviation are judged along with it; 0: each
+    row is judged by itself. 16 is a good length. See [rows in time](how-it-works.md#rows-in-time)."""
+    calendar: bool = False
+    """Whether the time of the day and of the week (UTC) are judged along with the values. The window of inliers
+    must span several weeks."""
 
 
 class DetectorSettings(Section):
@@ -137,7 +143,8 @@ class Training(Section):
     timeout_seconds: PositiveFloat = 1800.0
     """A training that takes longer is stopped."""
     sample: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Role trainer: share of the records that it looks at, drawn at random."""
+    """Role trainer: share of the records that it looks at, drawn at random. With `schema.window` it reads all, since
+    each is the past of others, and learns from this share."""
     cold_start: Literal["half_space_trees", "none"] = "half_space_trees"
     """What scores while there is no model yet."""
 

@@ -2,7 +2,7 @@
 
 from stream_ad.learning.cold_start import ColdStart
 from stream_ad.learning.cores import threads_each, usable_cores
-from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32
+from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32, unseen_hours
 from stream_ad.learning.follow_only import FollowOnly
 from stream_ad.learning.follower import LoadedModel
 from stream_ad.learning.learner import Learner
@@ -19,5 +19,6 @@ __all__ = [
     "suspicious_values",
     "threads_each",
     "too_coarse_for_float32",
+    "unseen_hours",
     "usable_cores",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ad.detector.temporal import CALENDAR_COLUMNS
+
 Float64 = NDArray[np.float64]
 
 FEWEST_REPEATS = 3
@@ -45,4 +47,26 @@ def too_coarse_for_float32(x: Float64, features: list[str]) -> list[str]:
         step = float(np.spacing(np.float32(np.abs(known).max()))) if len(known) else 0.0
         if 0.0 < spread < LEAST_STEPS * step:
             found.append(f"{name}: spread {spread:.3g}, but float32 moves in steps of {step:.3g} there")
+    return found
+
+
+def unseen_hours(extended: Float64) -> list[str]:
+    """What of the day and the week the rows [n, width], extended by the calendar, do not span.
+
+    To a model learned from them an hour that it has not seen is an anomaly.
+    """
+    circles = extended[:, -CALENDAR_COLUMNS:]
+    circles = circles[~np.isnan(circles).any(axis=1)]
+    if not len(circles):
+        return ["no row has a time: schema.calendar changes nothing; name the field that holds it in schema.timestamp"]
+    half = CALENDAR_COLUMNS // 2
+    turn = np.arctan2(circles[:, half:], circles[:, :half]) / (2.0 * np.pi) % 1.0
+    found = []
+    for part, unit, whole, of in ((turn[:, 0], "hours", 24, "day"), (turn[:, 1], "days", 7, "week")):
+        seen = len(np.unique(np.floor(part * whole).astype(np.int64) % whole))
+        if seen < whole:
+            found.append(
+                f"the rows come from {seen} of the {whole} {unit} of a {of}: with schema.calendar all others will "
+                "raise alarms; learn from more (training.window_rows, training.min_rows), or set it to false"
+            )
     return found

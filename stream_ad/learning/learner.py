@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ad.detector import Recipe
+from stream_ad.detector.temporal import TemporalContext
 from stream_ad.learning.follower import LoadedModel, ModelFollower
 from stream_ad.learning.settings import LearningSettings
 from stream_ad.learning.trainer import Outcome, Trainer, remove_leftovers
@@ -26,7 +27,8 @@ class Learner:
     """Owns all that the next model comes from. No method of it waits for a training."""
 
     def __init__(self, settings: LearningSettings, registry: ModelRegistry, recipe: Recipe | None = None) -> None:
-        self.window = InlierWindow(settings.window_rows, len(settings.features), settings.false_alarm_rate)
+        width = TemporalContext(len(settings.schema.features), **settings.schema.context).width
+        self.window = InlierWindow(settings.window_rows, width, settings.false_alarm_rate)
         self.trainer = Trainer(settings.timeout_seconds, registry.scratch)
         self.triggers = Triggers(
             settings.min_rows, settings.every_rows, settings.every_seconds, settings.min_interval_seconds
@@ -86,7 +88,7 @@ class Learner:
         return model
 
     def observe(self, values: NDArray[np.float64], score: NDArray[np.float64]) -> None:
-        """Offer rows [n, d] with their scores [n] (NaN: no model) to the window."""
+        """Offer rows [n, width], extended as they were scored, with their scores [n] (NaN: no model) to the window."""
         self.window.add(values, score)
 
     def request(self, trigger: str) -> None:
@@ -116,8 +118,9 @@ class Learner:
         job = Job(
             registry=self._registry.path,
             keep=self._registry.keep,
-            features=s.features,
-            fingerprint=s.fingerprint,
+            features=list(s.schema.features),
+            fingerprint=s.schema.fingerprint,
+            context=s.schema.context,
             false_alarm_rate=s.false_alarm_rate,
             device=s.device,
             seed=s.seed,
@@ -142,4 +145,4 @@ class Learner:
 
     def _schema(self) -> NDArray[np.uint8]:
         """The schema's fingerprint as an array, to go with a saved window."""
-        return np.frombuffer(self._settings.fingerprint.encode(), np.uint8)
+        return np.frombuffer(self._settings.schema.fingerprint.encode(), np.uint8)

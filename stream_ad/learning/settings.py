@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stream_ad.records import RecordSchema
+
 
 @dataclass(frozen=True, slots=True)
 class LearningSettings:
-    """The settings of one worker's learning; `features` and `fingerprint` are the schema's."""
+    """The settings of one worker's learning."""
 
-    features: list[str]
-    fingerprint: str
+    schema: RecordSchema
     false_alarm_rate: float
     min_rows: int
     window_rows: int

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from stream_ad.records import Context
+
 JOB_FILE = "job.json"
 WINDOW_FILE = "window.safetensors"
 RESULT_FILE = "result.json"
@@ -29,6 +31,7 @@ class Job:
     keep: int
     features: list[str]
     fingerprint: str
+    context: Context
     false_alarm_rate: float
     device: str
     seed: int
@@ -64,7 +67,8 @@ def run(folder: Path) -> Result:
     torch.set_num_threads(job.threads)
     started = time.time()
     arrays = load_file(folder / WINDOW_FILE)
-    window = InlierWindow(max(1, len(arrays["inliers.score"])), len(job.features), job.false_alarm_rate)
+    n, width = arrays["inliers.values"].shape
+    window = InlierWindow(max(1, n), width, job.false_alarm_rate)
     window.restore(arrays)
     training = window.training_rows(job.seed)
 
@@ -91,6 +95,7 @@ def run(folder: Path) -> Result:
         verdict={"accepted": verdict.accepted, "reasons": verdict.reasons},
         created_at=time.time(),
         window=arrays,
+        context=job.context,
     )
     version = registry.save(snapshot)
     reasons = verdict.reasons
@@ -101,9 +106,11 @@ def run(folder: Path) -> Result:
 
 
 def report(job: Job, rows: np.ndarray[Any, np.dtype[np.float64]], seconds: float, alert_rate: float) -> dict[str, Any]:
-    """The training report that is stored with the model."""
-    from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32
+    """The training report that is stored with the model: on the features themselves, whatever extends them."""
+    from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32, unseen_hours
 
+    calendar = unseen_hours(rows) if job.context["calendar"] else []
+    rows = rows[:, : len(job.features)]
     return {
         "trigger": job.trigger,
         "rows": len(rows),
@@ -113,6 +120,7 @@ def report(job: Job, rows: np.ndarray[Any, np.dtype[np.float64]], seconds: float
         "missing_share": dict(zip(job.features, np.isnan(rows).mean(axis=0).tolist(), strict=True)),
         "suspicious_values": suspicious_values(rows, job.features),
         "coarse_in_float32": too_coarse_for_float32(rows, job.features),
+        "calendar": calendar,
     }
 
 

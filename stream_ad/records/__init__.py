@@ -16,13 +16,15 @@ from stream_ad.records.dead_letters import dead_letters
 from stream_ad.records.decoder import Decoder, make_decoder
 from stream_ad.records.encoding import encode
 from stream_ad.records.field_drift import FieldDrift
-from stream_ad.records.schema import RecordSchema
+from stream_ad.records.schema import NO_CONTEXT, Context, RecordSchema
 from stream_ad.records.timestamps import format_timestamp
 
 __all__ = [
+    "NO_CONTEXT",
     "NO_TIMESTAMP",
     "BadRecord",
     "Batch",
+    "Context",
     "DeadLetter",
     "Decoded",
     "Decoder",

@@ -85,6 +85,20 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def select(self, rows: Int64) -> Batch:
+        """The rows at these indices, which ascend."""
+        at = rows.tolist()
+        return Batch(
+            raw=self.raw,
+            values=self.values[rows],
+            record=self.record[rows],
+            row=self.row[rows],
+            ids=[self.ids[i] for i in at],
+            keys=[self.keys[i] for i in at],
+            timestamps=self.timestamps[rows],
+            clipped=self.clipped[rows],
+        )
+
 
 class Status(IntEnum):
     """What happened to a row; its lower-case name is the `status` of the output record."""

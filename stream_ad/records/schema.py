@@ -5,7 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypedDict
+
+
+class Context(TypedDict):
+    """What rows are extended by before they are scored and learned; plain data, to go with a model."""
+
+    window: int
+    calendar: bool
+
+
+NO_CONTEXT = Context(window=0, calendar=False)
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,8 @@ class RecordSchema:
     missing_values: Sequence[float] = ()
     missing_words: Sequence[str] = ("NA", "N/A", "NaN", "NAN", "null", "NULL")
     max_missing: float = 0.5
+    window: int = 0
+    calendar: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(self.features))
@@ -41,6 +53,14 @@ class RecordSchema:
         return replace(self, format="json")
 
     @property
+    def context(self) -> Context:
+        """What rows of this schema are extended by."""
+        return Context(window=self.window, calendar=self.calendar)
+
+    @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with any feature's name or place."""
-        return hashlib.sha256("\0".join(self.features).encode()).hexdigest()[:16]
+        """16 hexadecimal digits that change with any feature's name or place, and with the context."""
+        text = "\0".join(self.features)
+        if self.context != NO_CONTEXT:
+            text += f"\0\0{self.window}\0{self.calendar}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

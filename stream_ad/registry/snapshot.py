@@ -7,11 +7,13 @@ import importlib.metadata
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stream_ad.records import NO_CONTEXT, Context, RecordSchema
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +40,7 @@ class SnapshotError(RegistryError):
 
 
 class SchemaMismatch(RegistryError):
-    """A model was learned on other features than the configuration names."""
+    """A model was learned on other features, or another context of them, than the configuration names."""
 
 
 @dataclass(slots=True)
@@ -59,6 +61,8 @@ class Snapshot:
     created_at: float
     """Seconds since the epoch."""
     window: Arrays | None = None
+    context: Context = field(default_factory=NO_CONTEXT.copy)
+    """`schema.window` and `schema.calendar` by which the rows were extended."""
 
 
 Read = Callable[[str], bytes]
@@ -78,6 +82,7 @@ def to_files(snapshot: Snapshot) -> dict[str, bytes]:
         "created_at": snapshot.created_at,
         "schema_fingerprint": snapshot.schema_fingerprint,
         "features": snapshot.features,
+        "context": snapshot.context,
         "description": snapshot.description,
         "report": snapshot.report,
         "verdict": snapshot.verdict,
@@ -124,6 +129,8 @@ def read_snapshot(version: str, read: Read, with_window: bool = True) -> Snapsho
             verdict=metadata["verdict"],
             created_at=metadata["created_at"],
             window=load_arrays(content[WINDOW_FILE]) if WINDOW_FILE in content else None,
+            # A model that was kept by an earlier version has none.
+            context=metadata.get("context", NO_CONTEXT),
         )
     except (KeyError, SafetensorError) as error:
         raise SnapshotError(f"model {version} cannot be read: {error!r}") from error
@@ -139,18 +146,27 @@ def _checked(version: str, name: str, read: Read, wanted: str | None) -> bytes:
     return content
 
 
-def require_schema(snapshot: Snapshot, fingerprint: str, features: list[str]) -> None:
-    """Raise `SchemaMismatch` unless the model was learned on these features in this order."""
-    if snapshot.schema_fingerprint == fingerprint:
+def require_schema(snapshot: Snapshot, schema: RecordSchema) -> None:
+    """Raise `SchemaMismatch` unless the model was learned on these features in this order, and this context."""
+    if snapshot.schema_fingerprint == schema.fingerprint:
         return
-    new = [name for name in features if name not in snapshot.features]
-    gone = [name for name in snapshot.features if name not in features]
+    afresh = "a registry.path of its own, and it starts afresh there"
+    if snapshot.features == list(schema.features):
+        raise SchemaMismatch(
+            f"model {snapshot.version} was learned with {in_words(snapshot.context)}, the configuration has "
+            f"{in_words(schema.context)}: set them back, or give the new ones {afresh}"
+        )
+    new = [name for name in schema.features if name not in snapshot.features]
+    gone = [name for name in snapshot.features if name not in schema.features]
     difference = [f"new: {', '.join(new)}"] * bool(new) + [f"gone: {', '.join(gone)}"] * bool(gone)
     raise SchemaMismatch(
         f"model {snapshot.version} was learned on other features than schema.features names "
-        f"({'; '.join(difference) or 'the same ones in another order'}): give this schema a registry.path of its "
-        "own, and it starts afresh there"
+        f"({'; '.join(difference) or 'the same ones in another order'}): give this schema {afresh}"
     )
+
+
+def in_words(context: Context) -> str:
+    return f"schema.window = {context['window']} and schema.calendar = {str(context['calendar']).lower()}"
 
 
 def sha256(content: bytes) -> str:
