@@ -194,6 +194,19 @@ def test_the_key_is_a_field_unless_the_records_have_keys() -> None:
     assert proposal_of(values, keyed=1.0).used("key") is None
 
 
+def test_a_window_is_suggested_where_rows_have_a_time_and_a_key(tmp_path: Path) -> None:
+    values: list[bytes | None] = [
+        orjson.dumps({"device": f"d{i % 3}", "ts": START + i, "t": noise(i)}) for i in range(N)
+    ]
+    text = config_text(proposal_of(values), topic_places(load_topic_source(), {}))
+    write_config(text, tmp_path / "c.yaml")
+    assert load(tmp_path / "c.yaml").schema_.window == 0, "it is a suggestion and no more"
+    write_config(text.replace("# window", "window"), tmp_path / "c.yaml")
+    assert load(tmp_path / "c.yaml").schema_.window == 16
+    timeless: list[bytes | None] = [orjson.dumps({"t": noise(i), "u": noise(i + 5)}) for i in range(N)]
+    assert "window: 16" not in config_text(proposal_of(timeless), topic_places(load_topic_source(), {}))
+
+
 def test_the_pace_follows_the_rate_and_the_length() -> None:
     slow, fast = of_stream(10_000, 0.5, 10), of_stream(10_000_000, 5000.0, 10)
     assert (slow.min_rows, slow.window_rows) == (300, 10_000)

@@ -56,7 +56,7 @@ def propose(sample: Sample, *, is_file: bool) -> Proposal:
             one.decide("float32", vector_range(one), "feature")
         features = [one.name for one in fields]
     else:
-        needs_key = is_file or sample.keyed < 0.5
+        needs_key = is_file or not sample.has_keys
         decide_fields(fields, table.groups, needs_key=needs_key, repeated=sample.repeated_columns)
         array = choose_array(fields)
         features = array_names(array) if array else [one.name for one in fields if one.use == "feature"]

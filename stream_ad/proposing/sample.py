@@ -33,3 +33,8 @@ class Sample:
     """What was assumed while sampling."""
     repeated_columns: list[str] = field(default_factory=list)
     """Columns of a file whose name stands there twice."""
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether the records themselves say what a row is of."""
+        return self.keyed >= 0.5
