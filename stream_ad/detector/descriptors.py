@@ -30,6 +30,7 @@ class Standardise(nn.Module):
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
+        self.largest = FLOAT32_MAX
         self.register_buffer("mean", torch.zeros(n_features, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(n_features, dtype=torch.float64))
 
@@ -55,11 +56,72 @@ class Standardise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, d] float64 with NaN for missing -> A [n, d] float32, NaN where x has it."""
-        return soft_clip((x - self.mean) / self.scale).to(torch.float32)
+        v = ((x - self.mean) / self.scale).to(torch.float32)
+        return soft_clip(v.clamp(-self.largest, self.largest))
 
     def inverse(self, a: Tensor) -> Tensor:
         """A [n, d] -> values in the units of the input, float64."""
-        return soft_clip_inverse(a.to(torch.float64)) * self.scale + self.mean
+        return soft_clip_inverse(a).to(torch.float64) * self.scale + self.mean
+
+
+class Ranks(nn.Module):
+    """Descriptor R: where each feature stands among the inliers, whatever its units.
+
+    The normal score of the mid-rank (van der Waerden 1952): a column of counts, prices or identifiers over many
+    orders of magnitude, or of a few values only, becomes as even as a sensor's.
+    """
+
+    value: Tensor
+    score_at: Tensor
+    score_below: Tensor
+
+    def __init__(self, n_features: int, size: int) -> None:
+        super().__init__()
+        # A table of values in ascending order for each feature; what is left of it is infinite.
+        self.register_buffer("value", torch.full((n_features, size), torch.inf, dtype=torch.float64))
+        self.register_buffer("score_at", torch.zeros(n_features, size))
+        self.register_buffer("score_below", torch.zeros(n_features, size))
+
+    def fit(self, x: Tensor) -> Tensor:
+        """Learn from x [n, d] float64 without NaN; return how many distinct values each feature has [d], 0 where they
+        are too many for the table."""
+        n, size = x.shape[0], self.value.shape[1]
+        distinct = torch.zeros(x.shape[1], dtype=torch.int64, device=x.device)
+        for j in range(x.shape[1]):
+            value, count = torch.unique(x[:, j], return_counts=True)
+            upper = torch.cumsum(count, 0).to(torch.float64)
+            lower = upper - count
+            if value.shape[0] < size:
+                distinct[j] = value.shape[0]
+            else:
+                # Evenly over the normal scores, so that the tails keep their detail.
+                reach = -torch.special.ndtri(torch.tensor(0.5 / n, dtype=torch.float64, device=x.device))
+                wanted = n * torch.special.ndtr(reach * torch.linspace(-1.0, 1.0, size - 1, device=x.device).to(x))
+                pick = torch.unique(torch.searchsorted(upper, wanted).clamp(max=value.shape[0] - 1))
+                value, upper, lower = value[pick], upper[pick], lower[pick]
+            k = value.shape[0]
+            between = 0.5 * (lower + torch.cat([torch.zeros_like(upper[:1]), upper[:-1]]))
+            self.value[j, :k] = value
+            self.score_at[j, :k] = normal_score(0.5 * (lower + upper), n)
+            self.score_below[j, :k] = normal_score(between, n)
+            self.score_below[j, k:] = normal_score(upper[-1:], n)
+        return distinct
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [n, d] float64 without NaN -> R [n, d] float32, place of each value in its table [d, n], and whether it
+        is the value there [d, n]."""
+        columns = x.T.contiguous()
+        place = torch.searchsorted(self.value, columns).clamp(max=self.value.shape[1] - 1)
+        known = self.value.gather(1, place) == columns
+        score = torch.where(known, self.score_at.gather(1, place), self.score_below.gather(1, place))
+        return score.T, place, known
+
+
+def normal_score(rank: Tensor, n: int) -> Tensor:
+    """Standard normal quantile of a rank from 0 to n, bounded a little beyond the outermost of n rows."""
+    share = (rank + 0.5) / (n + 1.0)
+    score: Tensor = torch.special.ndtri(share.clamp(0.3 / n, 1.0 - 0.3 / n))
+    return score.to(torch.float32)
 
 
 class Whiten(nn.Module):

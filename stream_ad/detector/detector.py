@@ -165,6 +165,7 @@ class Detector:
             "kind": "hierarchical",
             "n_features": module.standardise.mean.shape[0],
             "prototypes": module.codebook.prototypes.shape[0],
+            "pairs": module.novelty.first.shape[0],
             "false_alarm_rate": self.false_alarm_rate,
             "seed": self.seed,
             "recipe": asdict(self.recipe),
@@ -185,7 +186,9 @@ class Detector:
         """Rebuild a detector from `description()` and `tensors()`."""
         recipe = Recipe(**description["recipe"])
         detector = cls(description["false_alarm_rate"], device, description["seed"], recipe)
-        module = HierarchicalDetector(description["n_features"], description["prototypes"], recipe)
+        module = HierarchicalDetector(
+            description["n_features"], description["prototypes"], recipe, description["pairs"]
+        )
         module.load_state_dict(tensors)
         detector.module = module.eval().to(detector.device)
         return detector

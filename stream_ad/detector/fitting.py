@@ -66,19 +66,22 @@ def fit_hierarchical_detector(
         torch.manual_seed(seed)
         if n >= recipe.cross_fit_below:
             fold = blocks_to_folds(n, round(1.0 / recipe.calibration_share), seed).to(x.device)
-            held = fold == 0
-            detector = train(x[~held], recipe, draws, progress)
-            raw = [held_out_scores(detector, x, flagged, fold, 0)]
+            detector, outliers = fit_stages(x[fold != 0], recipe, draws, part_of(progress, 0, 2))
+            honest = [held_out(detector, x, flagged, fold, 0)]
         else:
             folds = recipe.cross_fit_folds
             fold = blocks_to_folds(n, folds, seed).to(x.device)
-            raw = []
+            honest = []
             for i in range(folds):
-                part = train(x[fold != i], recipe, draws, part_of(progress, i, folds + 1))
-                raw.append(held_out_scores(part, x, flagged, fold, i))
-            detector = train(x, recipe, draws, part_of(progress, folds, folds + 1))
-    detector.calibration.fit(torch.cat(raw), alpha, flagged.truncated)
-    return detector
+                part = fit_stages(x[fold != i], recipe, draws, part_of(progress, i, folds + 2))[0]
+                honest.append(held_out(part, x, flagged, fold, i))
+            detector, outliers = fit_stages(x, recipe, draws, part_of(progress, folds, folds + 2))
+        statistics, novel, is_flagged = (torch.cat(each) for each in zip(*honest, strict=True))
+        fit_head(detector, statistics[~is_flagged], novel[~is_flagged], outliers, recipe, draws, progress)
+        with torch.no_grad():
+            raw = detector.combine(detector.parts(statistics, novel))
+    detector.calibration.fit(raw, alpha, flagged.truncated)
+    return detector.eval()
 
 
 def blocks_to_folds(n: int, folds: int, seed: int) -> Tensor:
@@ -96,81 +99,130 @@ def blocks_to_folds(n: int, folds: int, seed: int) -> Tensor:
     return dealt[torch.arange(n) * blocks // n]
 
 
-def held_out_scores(detector: HierarchicalDetector, x: Tensor, flagged: Flagged, fold: Tensor, which: int) -> Tensor:
-    """Raw scores of the rows of one fold, and of the flagged rows that fell between them."""
+def held_out(
+    detector: HierarchicalDetector, x: Tensor, flagged: Flagged, fold: Tensor, which: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `measure` says of the rows of one fold and of the flagged rows that fell between them, and which are
+    which."""
     place = flagged.place.clamp(max=x.shape[0] - 1)
-    rows = torch.cat([x[fold == which], flagged.rows[fold[place] == which]])
+    own, extra = x[fold == which], flagged.rows[fold[place] == which]
     with torch.no_grad():
-        scores = [detector.raw_score(detector.impute(detector.standardise(part)))[0] for part in rows.split(8192)]
-    return torch.cat(scores)
+        found = [detector.measure(part) for part in torch.cat([own, extra]).split(8192)]
+    is_flagged = torch.arange(own.shape[0] + extra.shape[0], device=x.device) >= own.shape[0]
+    return torch.cat([each[0] for each in found]), torch.cat([each[1] for each in found]), is_flagged
 
 
 def part_of(progress: Progress, index: int, parts: int) -> Progress:
     return lambda share: progress((index + share) / parts)
 
 
-def train(x: Tensor, recipe: Recipe, draws: Draws, progress: Progress) -> HierarchicalDetector:
-    """All stages but calibration, in the order of the paper."""
+def fit_stages(x: Tensor, recipe: Recipe, draws: Draws, progress: Progress) -> tuple[HierarchicalDetector, Tensor]:
+    """All stages up to the statistics, in the order of the paper; with them the statistics of synthetic outliers."""
     n, d = x.shape
     detector = HierarchicalDetector(d, prototypes_for(n, recipe), recipe).to(x.device)
+    v = fit_descriptors(detector, x)
     with torch.no_grad():
-        detector.standardise.fit(x)
-        a = detector.impute.fit(detector.standardise(x))
-        detector.whiten.fit(a)
-        w = detector.whiten(a)
-    fit_autoencoders(detector, a, w, recipe, draws, part_of(progress, 0, 3))
+        w = detector.whiten(v)
+        detector.codebook.fit(w, draws)
+    fit_autoencoders(detector, v, w, recipe, draws, part_of(progress, 0, 3))
+    fit_rarity(detector, v[:, :d], recipe, draws, part_of(progress, 1, 3))
     with torch.no_grad():
-        codes = detector.autoencoder_a.encode(a), detector.autoencoder_w.encode(w)
+        codes = detector.autoencoder_v.encode(v), detector.autoencoder_w.encode(w)
         detector.fusion.fit(*codes)
         fused = detector.fusion(*codes)
-    fit_vae(detector, fused, recipe, draws, part_of(progress, 1, 3))
+    fit_vae(detector, fused, recipe, draws, part_of(progress, 2, 3))
     with torch.no_grad():
-        mu, log_variance = detector.vae.encode(fused)
-        detector.latent_spread.fit(mu)
-        outskirts = select_outskirts(detector.latent_spread(mu), recipe.outskirts_share)
-        synthesiser = Synthesiser(
-            detector.whiten,
-            detector.autoencoder_a,
-            detector.autoencoder_w,
-            detector.fusion,
-            detector.vae,
-            mu[outskirts],
-            log_variance[outskirts],
-            mu.mean(dim=0),
-        )
-        half = recipe.synthetic_outliers // 2
-        outliers = torch.cat([synthesiser.outside(half, draws), synthesiser.substitute(half, a, draws)])
-        inlier_statistics = fit_statistics(detector, a, draws)
-        outlier_statistics = torch.cat([detector.statistics(part)[0] for part in outliers.split(8192)])
-    fit_classifier(detector, inlier_statistics, outlier_statistics, recipe, draws, part_of(progress, 2, 3))
+        outliers = synthesise(detector, v, fused, recipe, draws)
+        nothing = torch.zeros(outliers.shape[0], d, dtype=torch.bool, device=x.device)
+        pairs = zip(outliers.split(8192), nothing.split(8192), strict=True)
+        statistics = torch.cat([detector.statistics(*pair)[0] for pair in pairs])
+    return detector, statistics
+
+
+def fit_head(
+    detector: HierarchicalDetector,
+    inliers: Tensor,
+    novel: Tensor,
+    outliers: Tensor,
+    recipe: Recipe,
+    draws: Draws,
+    progress: Progress,
+) -> None:
+    """Scale, classify and weigh the statistics: of inliers [n, 15] that the stages have not seen, against those of
+    synthetic outliers [m, 15].
+
+    On the rows that the stages were trained on, and on near copies of them, statistics look better than they ever
+    will again.
+    """
     with torch.no_grad():
-        parts = detector.parts(inlier_statistics)
+        detector.normalise.fit(inliers)
+        inlier, outlier = detector.normalise(inliers), detector.normalise(outliers)
+    fit_classifier(detector, inlier, outlier, recipe, draws, progress)
+    with torch.no_grad():
+        parts = detector.parts(inliers, novel)
         low, high = torch.quantile(parts, 0.5, dim=0), torch.quantile(parts, 0.95, dim=0)
         detector.part_low.copy_(low)
         detector.part_range.copy_((high - low).clamp(min=0.5))
         flush_denormals(detector)
-    return detector.eval()
+
+
+def fit_descriptors(detector: HierarchicalDetector, x: Tensor) -> Tensor:
+    """Fit what describes a row before anything is trained; return V [n, 2d] of the training rows."""
+    with torch.no_grad():
+        detector.standardise.fit(x)
+        a = detector.standardise(x)
+        filled = detector.impute.fit(a)
+        known = torch.where(torch.isnan(a), detector.standardise.inverse(filled), x)
+        distinct = detector.ranks.fit(known)
+        detector.novelty.fit(detector.ranks(known)[1], distinct)
+        detector.rarity.fit_bins(filled)
+        v: Tensor = detector.describe(x)[0]
+        detector.whiten.fit(v)
+    return v
+
+
+def synthesise(detector: HierarchicalDetector, v: Tensor, fused: Tensor, recipe: Recipe, draws: Draws) -> Tensor:
+    """Synthetic outliers [m, 2d] from the posteriors on the outskirts of the training rows V [n, 2d]."""
+    mu, log_variance = detector.vae.encode(fused)
+    detector.latent_spread.fit(mu)
+    outskirts = select_outskirts(detector.latent_spread(mu), recipe.outskirts_share)
+    synthesiser = Synthesiser(
+        detector.whiten,
+        detector.autoencoder_v,
+        detector.autoencoder_w,
+        detector.fusion,
+        detector.vae,
+        mu[outskirts],
+        log_variance[outskirts],
+        mu.mean(dim=0),
+    )
+    half = recipe.synthetic_outliers // 2
+    return torch.cat([synthesiser.outside(half, draws), synthesiser.substitute(half, v, draws)])
 
 
 def fit_autoencoders(
     detector: HierarchicalDetector,
-    a: Tensor,
+    v: Tensor,
     w: Tensor,
     recipe: Recipe,
     draws: Draws,
     progress: Progress,
 ) -> None:
     """Both denoising autoencoders in one optimiser: smooth L1 from the corrupted to the clean descriptor."""
-    both = nn.ModuleList([detector.autoencoder_a, detector.autoencoder_w])
-    steps = optimise(both, 2e-3, 1e-5, recipe.autoencoder_steps, progress)
-    for step in steps:
-        rows = draws.rows(a.shape[0], recipe.batch)
-        loss = torch.zeros((), device=a.device)
-        for autoencoder, descriptor in ((detector.autoencoder_a, a), (detector.autoencoder_w, w)):
+    both = nn.ModuleList([detector.autoencoder_v, detector.autoencoder_w])
+    for step in optimise(both, 2e-3, 1e-5, recipe.autoencoder_steps, progress):
+        rows = draws.rows(v.shape[0], recipe.batch)
+        loss = torch.zeros((), device=v.device)
+        for autoencoder, descriptor in ((detector.autoencoder_v, v), (detector.autoencoder_w, w)):
             clean = descriptor[rows]
             shown = corrupt(clean, draws)
             loss = loss + F.smooth_l1_loss(autoencoder.decode(autoencoder.encode(shown)), clean)
         step(loss)
+
+
+def fit_rarity(detector: HierarchicalDetector, a: Tensor, recipe: Recipe, draws: Draws, progress: Progress) -> None:
+    for step in optimise(detector.rarity, 2e-3, 1e-3, recipe.rarity_steps, progress):
+        step(detector.rarity.loss(a[draws.rows(a.shape[0], recipe.batch)], draws))
 
 
 def fit_vae(
@@ -183,23 +235,6 @@ def fit_vae(
     for step in optimise(detector.vae, 2e-3, 0.0, recipe.vae_steps, progress):
         rows = draws.rows(fused.shape[0], recipe.batch)
         step(detector.vae.loss(fused[rows], draws))
-
-
-def fit_statistics(detector: HierarchicalDetector, a: Tensor, draws: Draws) -> Tensor:
-    """Fit code-book and normalisation; return the training rows' normalised statistics [n, 13]."""
-    pieces = [detector.hierarchy(part)[:2] for part in a.split(8192)]
-    points = torch.cat([piece[1] for piece in pieces])
-    chosen = detector.codebook.fit(points, draws)
-    if bool((chosen >= 0).any()):
-        distances = detector.codebook.leave_one_out(points, chosen)
-    else:
-        distances = detector.codebook(points)
-    statistics = torch.cat(
-        [torch.cat([piece[0] for piece in pieces]), distances[0][:, None], distances[1][:, None]], dim=1
-    )
-    detector.normalise.fit(statistics)
-    normalised: Tensor = detector.normalise(statistics)
-    return normalised
 
 
 def fit_classifier(

@@ -7,24 +7,30 @@ from stream_ad.detector.autoencoder import Autoencoder
 from stream_ad.detector.calibration import Calibration
 from stream_ad.detector.classifier import Classifier
 from stream_ad.detector.codebook import GROUPS, CodeBook
-from stream_ad.detector.descriptors import FLOAT32_MAX, Standardise, Whiten
+from stream_ad.detector.descriptors import FLOAT32_MAX, Ranks, Standardise, Whiten
 from stream_ad.detector.fusion import Fusion
 from stream_ad.detector.imputation import ConditionalMean
+from stream_ad.detector.novelty import Novelty
 from stream_ad.detector.outskirts import LatentSpread
+from stream_ad.detector.rarity import ConditionalRarity
 from stream_ad.detector.recipe import Recipe
 from stream_ad.detector.statistics import NAMES, NormaliseStatistics, compress
 from stream_ad.detector.vae import VariationalAutoencoder, divergence
 
+NOVELTY = ("unseen_value", "unseen_pairs", "unseen_pair_largest")
 WEIGHTS = (
-    ("logit", 1.0),
-    ("nearest_prototype", 0.5),
-    ("nearest_by_group", 1.0),
-    ("residual_a_absolute", 0.25),
-    ("residual_w_absolute", 0.25),
+    ("logit", 0.5),
+    ("unseen_value", 0.5),
+    ("unseen_pairs", 0.5),
+    ("unseen_pair_largest", 0.5),
+    ("nearest_prototype", 1.0),
+    ("nearest_by_group", 0.5),
+    ("residual_v_absolute", 0.25),
+    ("residual_w_absolute", 0.5),
     ("vae_error", 0.25),
-    ("latent_distance", 0.5),
+    ("rarity_sum", 0.5),
 )
-"""Parts of the raw score: the classifier's logit and six of the statistics."""
+"""Parts of the raw score: the classifier's logit, what was never seen before, and some of the statistics."""
 
 MOST_CANDIDATES = 16
 """Features of a flagged row that are tried out one by one when it is explained."""
@@ -33,22 +39,25 @@ MOST_CANDIDATES = 16
 class HierarchicalDetector(nn.Module):
     """Raw feature rows (NaN allowed) to score, p-value and reconstruction, with all constants inside.
 
-    After arXiv 2010.05119: two autoencoders distil descriptors of inliers, their codes are fused, a VAE
-    learns latent distributions over them, and a classifier that has seen inliers and synthetic outliers judges
-    what all of them found strange.
+    After arXiv 2010.05119: autoencoders distil descriptors of inliers, their codes are fused, a VAE learns
+    latent distributions over them, and a classifier that has seen inliers and synthetic outliers judges what all
+    of them found strange.
     """
 
     part_weight: Tensor
     part_low: Tensor
     part_range: Tensor
 
-    def __init__(self, n_features: int, prototypes: int, recipe: Recipe) -> None:
+    def __init__(self, n_features: int, prototypes: int, recipe: Recipe, pairs: int = 0) -> None:
         super().__init__()
         self.standardise = Standardise(n_features)
         self.impute = ConditionalMean(n_features)
-        self.whiten = Whiten(n_features)
-        self.autoencoder_a = Autoencoder(n_features, recipe.autoencoder_width, recipe.code_size)
-        self.autoencoder_w = Autoencoder(n_features, recipe.autoencoder_width, recipe.code_size)
+        self.ranks = Ranks(n_features, recipe.rank_table)
+        self.novelty = Novelty(n_features, pairs)
+        self.whiten = Whiten(2 * n_features)
+        self.autoencoder_v = Autoencoder(2 * n_features, recipe.autoencoder_width, recipe.code_size)
+        self.autoencoder_w = Autoencoder(2 * n_features, recipe.autoencoder_width, recipe.code_size)
+        self.rarity = ConditionalRarity(n_features, recipe.rarity_width)
         self.fusion = Fusion(2 * recipe.code_size)
         self.vae = VariationalAutoencoder(2 * recipe.code_size, recipe.vae_width, recipe.latent_size)
         self.latent_spread = LatentSpread(recipe.latent_size)
@@ -56,63 +65,83 @@ class HierarchicalDetector(nn.Module):
         self.normalise = NormaliseStatistics()
         self.classifier = Classifier(len(NAMES), recipe.classifier_width, recipe.classifier_networks)
         self.calibration = Calibration()
+        self.n_features = n_features
         self.largest = FLOAT32_MAX
         self.candidates = min(n_features, MOST_CANDIDATES)
-        self.part_columns: list[int] = [NAMES.index(name) for name, _ in WEIGHTS[1:]]
+        self.part_columns: list[int] = [NAMES.index(name) for name, _ in WEIGHTS if name in NAMES]
         self.register_buffer("part_weight", torch.tensor([weight for _, weight in WEIGHTS]))
         self.register_buffer("part_low", torch.zeros(len(WEIGHTS)))
         self.register_buffer("part_range", torch.ones(len(WEIGHTS)))
 
-    def hierarchy(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A [n, d] without NaN -> eleven statistics [n, 11], code-book points [n, 2d], reconstruction of A."""
-        w = self.whiten(a)
-        code_a = self.autoencoder_a.encode(a)
+    def describe(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [n, d] float64, NaN for missing -> V = [A, R] [n, 2d] without gaps, what is missing [n, d], and
+        what is novel in it [n, 3]."""
+        a = self.standardise(x)
+        missing = torch.isnan(a)
+        filled = self.impute(a)
+        # Only rows with a gap pay for the way back.
+        rows = torch.nonzero(missing.any(dim=1)).flatten()
+        known = x.clone()
+        known[rows] = torch.where(missing[rows], self.standardise.inverse(filled[rows]), x[rows])
+        rank, place, in_table = self.ranks(known)
+        return torch.cat([filled, rank], dim=1), missing, self.novelty(place, in_table, missing)
+
+    def statistics(self, v: Tensor, missing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """V [n, 2d] and what is missing [n, d] -> statistics [n, 15], reconstruction of A [n, d], and the conditional
+        rarity of each feature [n, d]."""
+        w = self.whiten(v)
+        code_v = self.autoencoder_v.encode(v)
         code_w = self.autoencoder_w.encode(w)
-        reconstruction = self.autoencoder_a.decode(code_a)
-        residual_a = (a - reconstruction).abs()
+        reconstruction = self.autoencoder_v.decode(code_v)
+        residual_v = (v - reconstruction).abs()
         residual_w = (w - self.autoencoder_w.decode(code_w)).abs()
-        fused = self.fusion(code_a, code_w)
+        fused = self.fusion(code_v, code_w)
         mu, log_variance = self.vae.encode(fused)
         vae_error = (fused - self.vae.decode(mu)).pow(2).mean(dim=1)
-        statistics = torch.stack(
-            [
-                residual_a.pow(2).mean(dim=1),
-                residual_a.mean(dim=1),
-                residual_a.amax(dim=1),
-                residual_w.pow(2).mean(dim=1),
-                residual_w.mean(dim=1),
-                residual_w.amax(dim=1),
-                vae_error,
-                self.latent_spread(mu),
-                divergence(mu, log_variance),
-                a.pow(2).mean(dim=1),
-                w.pow(2).mean(dim=1),
-            ],
-            dim=1,
-        )
-        return statistics, torch.cat([a, w], dim=1), reconstruction
+        rarity = self.rarity(v[:, : self.n_features], missing)
+        nearest, by_group = self.codebook(w)
+        statistics = [
+            residual_v.pow(2).mean(dim=1),
+            residual_v.mean(dim=1),
+            residual_v.amax(dim=1),
+            residual_w.pow(2).mean(dim=1),
+            residual_w.mean(dim=1),
+            residual_w.amax(dim=1),
+            vae_error,
+            self.latent_spread(mu),
+            divergence(mu, log_variance),
+            v.pow(2).mean(dim=1),
+            w.pow(2).mean(dim=1),
+            rarity.sum(dim=1),
+            rarity.amax(dim=1),
+            nearest,
+            by_group,
+        ]
+        return torch.stack(statistics, dim=1), reconstruction[:, : self.n_features], rarity
 
-    def parts(self, normalised: Tensor) -> Tensor:
-        """Normalised statistics [n, 13] -> the parts of the raw score [n, 7]."""
-        logit = self.classifier(normalised)[:, None]
-        return torch.cat([logit, normalised[:, self.part_columns]], dim=1)
+    def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [n, d] float64, NaN for missing -> statistics [n, 15] and what is novel [n, 3]."""
+        v, missing, novel = self.describe(x)
+        return self.statistics(v, missing)[0], novel
 
-    def combine(self, normalised: Tensor) -> Tensor:
-        """Normalised statistics [n, 13] -> raw score [n]."""
-        scaled = (self.parts(normalised) - self.part_low) / self.part_range
+    def parts(self, statistics: Tensor, novel: Tensor) -> Tensor:
+        """Statistics [n, 15] and what is novel [n, 3] -> the parts of the raw score [n, p]."""
+        normalised = self.normalise(statistics)
+        logit = self.classifier(normalised)
+        return torch.cat([logit[:, None], novel, normalised[:, self.part_columns]], dim=1)
+
+    def combine(self, parts: Tensor) -> Tensor:
+        """Parts [n, p] -> raw score [n]."""
+        scaled = (parts - self.part_low) / self.part_range
         return compress(scaled.clamp(min=-5.0), 25.0) @ self.part_weight
 
-    def statistics(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """A [n, d] without NaN -> normalised statistics [n, 13], reconstruction of A [n, d]."""
-        statistics, points, reconstruction = self.hierarchy(a)
-        nearest, by_group = self.codebook(points)
-        statistics = torch.cat([statistics, nearest[:, None], by_group[:, None]], dim=1)
-        return self.normalise(statistics), reconstruction
-
-    def raw_score(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """A [n, d] without NaN -> raw score [n], reconstruction of A [n, d]."""
-        normalised, reconstruction = self.statistics(a)
-        return self.combine(normalised), reconstruction
+    def raw_score(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x [n, d] float64, NaN for missing -> raw score [n], A without gaps, its reconstruction and the conditional
+        rarity of each feature, all [n, d]."""
+        v, missing, novel = self.describe(x)
+        statistics, reconstruction, rarity = self.statistics(v, missing)
+        raw = self.combine(self.parts(statistics, novel))
+        return raw, v[:, : self.n_features], reconstruction, rarity
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [n, d] float64, NaN for missing -> score [n], p-value [n], reconstruction [n, d], all float64.
@@ -120,7 +149,7 @@ class HierarchicalDetector(nn.Module):
         Score 1.0 is the alert threshold. A row with a value at the edge of float32 (what infinities are
         clipped to) is always above it.
         """
-        raw, reconstruction = self.raw_score(self.impute(self.standardise(x)))
+        raw, _, reconstruction, _ = self.raw_score(x)
         score, p = self.calibration(raw)
         extreme = (x.abs() >= self.largest).any(dim=1)
         alpha = self.calibration.alpha
@@ -135,18 +164,17 @@ class HierarchicalDetector(nn.Module):
         Each of the most surprising features in turn is taken for missing and filled in from the others; its
         share is what the raw score loses by it, its expected value what was filled in. Shares sum to 1.
         """
-        a = self.standardise(x)
-        filled = self.impute(a)
-        raw, expected = self.raw_score(filled)
-        surprise = self.impute.surprise(filled)
+        raw, a, expected, rarity = self.raw_score(x)
+        surprise = self.impute.surprise(a) + rarity
         order = torch.topk(surprise, self.candidates, dim=1).indices
         # Every row once for each candidate, with that feature missing.
-        trials = filled.repeat_interleave(self.candidates, dim=0)
         feature = order.reshape(-1, 1)
-        without = self.impute(trials.scatter(1, feature, torch.full_like(trials[:, :1], torch.nan)))
-        less = self.raw_score(without)[0].reshape(-1, self.candidates)
-        relief = torch.zeros_like(filled).scatter(1, order, (raw[:, None] - less).clamp(min=0.0))
-        expected = expected.scatter(1, order, without.gather(1, feature).reshape(-1, self.candidates))
+        trials = x.repeat_interleave(self.candidates, dim=0)
+        trials = trials.scatter(1, feature, torch.full_like(trials[:, :1], torch.nan))
+        less, filled, _, _ = self.raw_score(trials)
+        relief = (raw[:, None] - less.reshape(-1, self.candidates)).clamp(min=0.0)
+        relief = torch.zeros_like(a).scatter(1, order, relief)
+        expected = expected.scatter(1, order, filled.gather(1, feature).reshape(-1, self.candidates))
         # Where no single feature brings relief, surprise alone tells.
         relief = torch.where(relief.sum(dim=1, keepdim=True) > 0.0, relief * relief, surprise + 1e-9)
         share = relief.to(torch.float64)
@@ -155,4 +183,4 @@ class HierarchicalDetector(nn.Module):
 
 def prototypes_for(n_rows: int, recipe: Recipe) -> int:
     """How many prototypes a window of n_rows can carry: a multiple of the code-book's groups."""
-    return max(GROUPS, min(recipe.prototypes, n_rows // 2) // GROUPS * GROUPS)
+    return max(GROUPS, min(recipe.prototypes, n_rows) // GROUPS * GROUPS)

@@ -12,18 +12,22 @@ class Recipe:
     Fewer steps make a quicker and blunter detector, which is what tests want.
     """
 
+    rank_table: int = 1024
+    """Values of each feature that the ranks are kept by."""
     autoencoder_width: int = 128
     code_size: int = 32
-    autoencoder_steps: int = 1200
+    autoencoder_steps: int = 800
     latent_size: int = 8
     vae_width: int = 128
-    vae_steps: int = 600
-    prototypes: int = 256
+    vae_steps: int = 400
+    rarity_width: int = 64
+    rarity_steps: int = 600
+    prototypes: int = 1024
     outskirts_share: float = 0.25
     synthetic_outliers: int = 20_000
     classifier_networks: int = 4
     classifier_width: int = 32
-    classifier_steps: int = 700
+    classifier_steps: int = 500
     batch: int = 256
     calibration_share: float = 0.5
     """Share of the rows that calibrate the score and are never trained on."""

@@ -1,20 +1,22 @@
-"""The thirteen statistics of a row, each on one scale: what the hierarchy found strange about it."""
+"""The fifteen statistics of a row, each on one scale: what the hierarchy found strange about it."""
 
 import torch
 from torch import Tensor, nn
 
 NAMES = (
-    "residual_a_squared",
-    "residual_a_absolute",
-    "residual_a_largest",
+    "residual_v_squared",
+    "residual_v_absolute",
+    "residual_v_largest",
     "residual_w_squared",
     "residual_w_absolute",
     "residual_w_largest",
     "vae_error",
     "latent_distance",
     "latent_divergence",
-    "size_a",
+    "size_v",
     "size_w",
+    "rarity_sum",
+    "rarity_largest",
     "nearest_prototype",
     "nearest_by_group",
 )
@@ -39,7 +41,7 @@ class NormaliseStatistics(nn.Module):
         self.register_buffer("scale", torch.ones(len(NAMES)))
 
     def fit(self, statistics: Tensor) -> None:
-        """Learn from the training rows' statistics [n, 13]."""
+        """Learn from the training rows' statistics [n, 15]."""
         self.offset.copy_(0.02 * statistics.median(dim=0).values + 1e-6)
         logs = torch.log(statistics + self.offset)
         low, middle, high = (torch.quantile(logs, q, dim=0) for q in (0.1, 0.5, 0.9))
@@ -48,6 +50,6 @@ class NormaliseStatistics(nn.Module):
         self.scale.copy_((0.5 * (high - low)).clamp(min=0.2))
 
     def forward(self, statistics: Tensor) -> Tensor:
-        """[n, 13] >= 0, larger is stranger -> [n, 13] from -8 on."""
+        """[n, 15] >= 0, larger is stranger -> [n, 15] from -8 on."""
         logs = torch.log(statistics + self.offset)
         return compress(((logs - self.centre) / self.scale).clamp(min=-8.0), 15.0)

@@ -13,7 +13,7 @@ from stream_ad.detector.vae import VariationalAutoencoder
 
 
 class Synthesiser:
-    """Draws synthetic outliers in A-space from the posteriors of the outskirts.
+    """Draws synthetic outliers in V-space from the posteriors of the outskirts.
 
     z = mu + push (mu - mean mu) + s sigma eps is decoded down the hierarchy. Half of the outliers are such
     samples as they are (`outside`); the other half are training rows in which a random part of the features
@@ -23,7 +23,7 @@ class Synthesiser:
     def __init__(
         self,
         whiten: Whiten,
-        autoencoder_a: Autoencoder,
+        autoencoder_v: Autoencoder,
         autoencoder_w: Autoencoder,
         fusion: Fusion,
         vae: VariationalAutoencoder,
@@ -33,25 +33,26 @@ class Synthesiser:
     ) -> None:
         """mu and log_variance [k, z] are the posteriors of the outskirts, centre [z] the mean of all mu."""
         self.whiten = whiten
-        self.autoencoder_a = autoencoder_a
+        self.autoencoder_v = autoencoder_v
         self.autoencoder_w = autoencoder_w
         self.fusion = fusion
         self.vae = vae
         self.mu = mu
         self.sigma = torch.exp(0.5 * log_variance)
         self.centre = centre
-        self.unwhiten = torch.linalg.pinv(whiten.projection.to(torch.float64)).to(torch.float32)
+        # Its columns are orthogonal, so the way back needs no inverse.
+        self.unwhiten = whiten.projection.T / whiten.projection.pow(2).sum(dim=0)[:, None]
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latent [n, z] -> A [n, d], the mean of what both autoencoders decode."""
-        code_a, code_w = self.fusion.inverse(self.vae.decode(z))
-        from_a = self.autoencoder_a.decode(code_a)
+        """Latent [n, z] -> V [n, 2d], the mean of what both autoencoders decode."""
+        code_v, code_w = self.fusion.inverse(self.vae.decode(z))
+        from_v = self.autoencoder_v.decode(code_v)
         from_w = self.autoencoder_w.decode(code_w) @ self.unwhiten + self.whiten.centre
-        decoded: Tensor = 0.5 * (from_a + from_w)
+        decoded: Tensor = 0.5 * (from_v + from_w)
         return decoded
 
     def outside(self, count: int, draws: Draws) -> Tensor:
-        """`count` decoded samples, pushed outwards by up to once their distance. [count, d]"""
+        """`count` decoded samples, pushed outwards by up to once their distance. [count, 2d]"""
         pick = draws.rows(self.mu.shape[0], count)
         u = draws.uniform(count, 1)
         eps = draws.normal(count, self.mu.shape[1])
@@ -60,10 +61,12 @@ class Synthesiser:
         return self.decode(z).clamp(-12.0, 12.0)
 
     def substitute(self, count: int, inliers: Tensor, draws: Draws) -> Tensor:
-        """`count` rows of `inliers` [n, d], a random part of each overwritten by an outside sample. [count, d]"""
-        n, d = inliers.shape
+        """`count` rows of `inliers` [n, 2d], a random part of the features of each overwritten by an outside
+        sample. [count, 2d]"""
+        n, d = inliers.shape[0], inliers.shape[1] // 2
         rows = inliers[draws.rows(n, count)]
         share = 0.05 + 0.6 * draws.uniform(count, 1)
         chosen = draws.uniform(count, d) < share
         chosen.scatter_(1, draws.rows(d, count, 1), True)
-        return torch.where(chosen, self.outside(count, draws), rows)
+        # A feature's place in A and its place in R go together.
+        return torch.where(torch.cat([chosen, chosen], dim=1), self.outside(count, draws), rows)

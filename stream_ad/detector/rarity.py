@@ -1,0 +1,105 @@
+"""Stage 1, conditional rarity: how improbable each feature's value is, given the others."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stream_ad.detector.draws import Draws
+
+QUANTILES = (0.005, 0.05, 0.20, 0.50, 0.80, 0.95, 0.995)
+BINS = len(QUANTILES) + 1
+GROUPS = 4
+MARGINAL_SHARE = 0.02
+"""Share of the marginal in each probability, so that one surprise stays finite."""
+
+
+class ConditionalRarity(nn.Module):
+    """-log p(bin of a feature | the other features), by one small network for all features.
+
+    Each feature of A is cut into bins at its quantiles, or between its values where there are few. The network
+    sees the features that are not masked and gives, for those that are, the logits of their bins on top of the
+    marginal. It learns on random masks; a row is then judged in four passes, in each of which every fourth
+    feature is masked. Missing features are masked throughout, so nothing has to be filled in for it.
+    """
+
+    edges: Tensor
+    marginal: Tensor
+
+    def __init__(self, n_features: int, width: int) -> None:
+        super().__init__()
+        self.n_features = n_features
+        self.groups = GROUPS
+        self.marginal_share = MARGINAL_SHARE
+        self.members = m = (n_features + GROUPS - 1) // GROUPS
+        self.register_buffer("edges", torch.full((GROUPS, 1, m, BINS - 1), torch.inf))
+        self.register_buffer("marginal", torch.full((GROUPS, 1, m, BINS), 1.0 / BINS))
+        reach = (2.0 / (GROUPS * m * BINS)) ** 0.5
+        self.from_bins = nn.Parameter(torch.empty(GROUPS, m * (BINS - 1), width).uniform_(-reach, reach))
+        self.from_value = nn.Parameter(torch.empty(GROUPS, m, width).uniform_(-reach, reach))
+        self.from_mask = nn.Parameter(torch.empty(GROUPS, m, width).uniform_(-reach, reach))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.hidden = nn.Linear(width, width)
+        self.to_bins = nn.Parameter(torch.randn(GROUPS, width, m * BINS) * (0.3 / width**0.5))
+
+    def fit_bins(self, a: Tensor) -> None:
+        """Learn edges and marginals of the bins from A [n, d] without NaN."""
+        wanted = torch.tensor(QUANTILES, device=a.device)
+        for j in range(self.n_features):
+            value = torch.unique(a[:, j])
+            if value.shape[0] <= BINS:
+                edges = 0.5 * (value[1:] + value[:-1])
+            else:
+                edges = torch.unique(torch.quantile(a[:, j], wanted))
+            self.edges[j % self.groups, 0, j // self.groups, : edges.shape[0]] = edges
+        count = F.one_hot(self.above(self.group(a)).sum(dim=3).to(torch.int64), BINS).sum(dim=1)
+        exists = torch.arange(BINS, device=a.device) <= torch.isfinite(self.edges[:, 0]).sum(dim=2, keepdim=True)
+        share = (count + 0.5) * exists
+        self.marginal.copy_((share / share.sum(dim=2, keepdim=True))[:, None])
+
+    def group(self, of_features: Tensor) -> Tensor:
+        """[n, d] -> [g, n, members]. Neighbouring columns often belong together: they go into different groups."""
+        padded = F.pad(of_features, [0, self.groups * self.members - self.n_features])
+        return padded.reshape(-1, self.members, self.groups).permute(2, 0, 1).contiguous()
+
+    def above(self, a: Tensor) -> Tensor:
+        """A by groups [g, n, members] -> 1 for each edge that the value is above [g, n, members, bins - 1]."""
+        return (a[..., None] > self.edges).to(a.dtype)
+
+    def first_layer(self, a: Tensor, shown: Tensor, above: Tensor) -> Tensor:
+        """A, what of it is shown (1 or 0) and the edges it is above, 0 where not shown, by groups -> what each group
+        adds to the first layer [g, n, width]."""
+        added = torch.baddbmm(torch.bmm(a * shown, self.from_value), above.flatten(2), self.from_bins)
+        return torch.baddbmm(added, 1.0 - shown, self.from_mask)
+
+    def probability(self, first: Tensor, own: Tensor) -> Tensor:
+        """First-layer sums for each group [g, n, width], numbers of bins [g, n, members] -> their probabilities, mixed
+        with a little of their marginal [g, n, members]."""
+        hidden = F.silu(first)
+        hidden = hidden + F.silu(self.hidden(hidden))
+        logits = torch.bmm(hidden, self.to_bins).reshape(self.groups, -1, self.members, self.marginal.shape[3])
+        weight = torch.exp(logits.clamp(-20.0, 20.0)) * self.marginal
+        own = own[..., None]
+        p = weight.gather(3, own) / weight.sum(dim=3, keepdim=True)
+        marginal = self.marginal.expand_as(weight).gather(3, own)
+        return ((1.0 - self.marginal_share) * p + self.marginal_share * marginal).squeeze(3)
+
+    def loss(self, a: Tensor, draws: Draws) -> Tensor:
+        """Mean cross-entropy of the masked features; each row of A [n, d] masks another random part of them."""
+        n = a.shape[0]
+        share = 0.1 + 0.5 * draws.uniform(n, 1)
+        masked = (draws.uniform(n, self.n_features) < share).scatter(1, draws.rows(self.n_features, n, 1), True)
+        masked, a = self.group(masked.to(a.dtype)), self.group(a)
+        above = self.above(a)
+        first = self.first_layer(a, 1.0 - masked, above * (1.0 - masked)[..., None]).sum(dim=0) + self.bias
+        p = self.probability(first.expand(self.groups, -1, -1), above.sum(dim=3).to(torch.int64))
+        return -(torch.log(p) * masked).sum() / masked.sum()
+
+    def forward(self, a: Tensor, missing: Tensor) -> Tensor:
+        """A [n, d] (anything finite where missing) and what is missing [n, d] -> -log p [n, d], 0 where missing."""
+        a, shown = self.group(a), self.group(1.0 - missing.to(a.dtype))
+        above = self.above(torch.where(shown > 0.0, a, -torch.inf))
+        added = self.first_layer(a, shown, above)
+        # A group that is masked shows that it is, and nothing else.
+        first = added.sum(dim=0) - added + (self.from_mask.sum(dim=1, keepdim=True) + self.bias)
+        surprise = -torch.log(self.probability(first, above.sum(dim=3).to(torch.int64))) * shown
+        return surprise.permute(1, 2, 0).reshape(-1, self.members * self.groups)[:, : self.n_features]
