@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -14,12 +15,13 @@ import orjson
 import pytest
 from numpy.typing import NDArray
 
-from stream_ad.config import Config
+from stream_ad.config import Config, warnings
 from stream_ad.config.loading import ConfigError, load
-from stream_ad.detector import Detector
+from stream_ad.detector import Detector, Recipe
 from stream_ad.detector.temporal import TemporalContext
 from stream_ad.learning import LoadedModel, unseen_hours
 from stream_ad.offline import score as score_file
+from stream_ad.offline import train as train_from_file
 from stream_ad.records import Batch, RecordSchema, Verdicts, make_decoder
 from stream_ad.registry import ModelRegistry, SchemaMismatch
 from stream_ad.scoring import Scorer
@@ -275,6 +277,31 @@ def test_hours_that_the_training_rows_do_not_span_are_reported() -> None:
     assert "3 of the 7 days" in week
     (note,) = unseen_hours(np.full((5, 7), np.nan))
     assert "schema.timestamp" in note
+
+
+def test_train_learns_extended_rows_and_says_what_the_calendar_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = Recipe(autoencoder_steps=30, vae_steps=30, classifier_steps=30, synthetic_outliers=500, cross_fit_below=0)
+    monkeypatch.setattr("stream_ad.offline.Detector", partial(Detector, recipe=tiny))
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(record or b"" for record in records(sensors(250, 0), "good")))
+    config = in_time(tmp_path / "models", training__min_rows=200, training__window_rows=200)
+    file = {"source": {"type": "file", "path": str(tmp_path / "rows.jsonl")}}
+    config = Config.model_validate(config.dump() | file)
+    trained = train_from_file(config, lambda what, done, of: None)
+    assert trained.rows == 200
+    assert any("days of a week" in note for note in trained.notes)
+    snapshot = ModelRegistry(str(tmp_path / "models"), 10).load_live()
+    assert snapshot is not None
+    assert snapshot.context == SCHEMA.context
+    assert snapshot.description["n_features"] == WIDTH
+
+
+def test_a_calendar_for_a_file_without_times_is_warned_of(tmp_path: Path) -> None:
+    data = in_time(tmp_path).dump() | {"source": {"type": "file", "path": "rows.csv"}}
+    assert not any("schema.calendar" in warning for warning in warnings(Config.model_validate(data)))
+    data["schema"]["timestamp"] = None
+    assert any("schema.timestamp" in warning for warning in warnings(Config.model_validate(data)))
 
 
 def test_a_window_of_the_row_alone_is_refused(tmp_path: Path) -> None:
