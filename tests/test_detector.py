@@ -118,6 +118,17 @@ def test_cuda_scores_as_the_cpu_does(detector: Detector) -> None:
     on_gpu = Detector.restore(detector.description(), detector.tensors(), "cuda")
     rows = plant(1000, seed=11)
     np.testing.assert_allclose(on_gpu.score(rows), detector.score(rows), atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(on_gpu.score(rows), on_gpu.score_eager(rows), atol=1e-5)
+    np.testing.assert_allclose(on_gpu.explain(rows)[1], detector.explain(rows)[1], atol=1e-2)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_learns_what_the_cpu_learns(detector: Detector) -> None:
+    learned = Detector(0.01, "cuda", recipe=SHORT).fit(plant(3000))
+    rows = plant(1000, seed=12)
+    rows[:100, 2] += 6.0
+    np.testing.assert_allclose(learned.score(rows), detector.score(rows), atol=1e-3, rtol=1e-3)
 
 
 TINY = Recipe(autoencoder_steps=60, vae_steps=30, classifier_steps=60, synthetic_outliers=1000)

@@ -7,22 +7,27 @@ from torch.nn import functional as F
 
 class Classifier(nn.Module):
     """Several small networks size -> width -> width -> 1, trained at once as batched products; the mean logit
-    counts."""
+    counts.
+
+    Each is monotone, its weights taken as absolute values: a row that is stranger in any statistic never looks less
+    like an outlier. Synthetic outliers come out of a decoder and are therefore easy to reconstruct; without this a
+    classifier learns that what reconstructs well is an outlier.
+    """
 
     def __init__(self, size: int, width: int, networks: int) -> None:
         super().__init__()
         self.weight_1 = nn.Parameter(torch.randn(networks, size, width) * (0.5 / size**0.5))
         self.bias_1 = nn.Parameter(torch.empty(networks, 1, width).uniform_(-4.0, 2.0))
-        self.weight_2 = nn.Parameter(torch.randn(networks, width, width) / width**0.5)
-        self.bias_2 = nn.Parameter(torch.zeros(networks, 1, width))
-        self.weight_3 = nn.Parameter(torch.randn(networks, width, 1) / width**0.5)
+        self.weight_2 = nn.Parameter(torch.randn(networks, width, width) / width)
+        self.bias_2 = nn.Parameter(torch.empty(networks, 1, width).uniform_(-1.0, 1.0))
+        self.weight_3 = nn.Parameter(torch.randn(networks, width, 1) / width)
         self.bias_3 = nn.Parameter(torch.zeros(networks, 1, 1))
 
     def logits(self, statistics: Tensor) -> Tensor:
         """[n, size] -> the logit of each network, [networks, n]."""
-        hidden = F.silu(torch.matmul(statistics, self.weight_1) + self.bias_1)
-        hidden = F.silu(torch.matmul(hidden, self.weight_2) + self.bias_2)
-        return (torch.matmul(hidden, self.weight_3) + self.bias_3).squeeze(2)
+        hidden = F.elu(torch.matmul(statistics, self.weight_1.abs()) + self.bias_1)
+        hidden = torch.tanh(torch.matmul(hidden, self.weight_2.abs()) + self.bias_2)
+        return (torch.matmul(hidden, self.weight_3.abs()) + self.bias_3).squeeze(2)
 
     def forward(self, statistics: Tensor) -> Tensor:
         """[n, size] -> mean logit [n]; positive is an outlier."""

@@ -123,7 +123,7 @@ def fit_stages(x: Tensor, recipe: Recipe, draws: Draws, progress: Progress) -> t
     v = fit_descriptors(detector, x)
     with torch.no_grad():
         w = detector.whiten(v)
-        detector.codebook.fit(w, draws)
+        detector.codebook.fit(torch.cat([v, w], dim=1), draws)
     fit_autoencoders(detector, v, w, recipe, draws, part_of(progress, 0, 3))
     fit_rarity(detector, v[:, :d], recipe, draws, part_of(progress, 1, 3))
     with torch.no_grad():
@@ -162,7 +162,8 @@ def fit_head(
         parts = detector.parts(inliers, novel)
         low, high = torch.quantile(parts, 0.5, dim=0), torch.quantile(parts, 0.95, dim=0)
         detector.part_low.copy_(low)
-        detector.part_range.copy_((high - low).clamp(min=0.5))
+        # What most inliers have none of, such as novelty, must not outweigh all else where some have it.
+        detector.part_range.copy_(torch.maximum(high - low, 3.0 * parts.std(dim=0)).clamp(min=0.5))
         flush_denormals(detector)
 
 

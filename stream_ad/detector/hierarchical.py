@@ -17,12 +17,10 @@ from stream_ad.detector.recipe import Recipe
 from stream_ad.detector.statistics import NAMES, NormaliseStatistics, compress
 from stream_ad.detector.vae import VariationalAutoencoder, divergence
 
-NOVELTY = ("unseen_value", "unseen_pairs", "unseen_pair_largest")
 WEIGHTS = (
     ("logit", 0.5),
     ("unseen_value", 0.5),
     ("unseen_pairs", 0.5),
-    ("unseen_pair_largest", 0.5),
     ("nearest_prototype", 1.0),
     ("nearest_by_group", 0.5),
     ("residual_v_absolute", 0.25),
@@ -61,7 +59,7 @@ class HierarchicalDetector(nn.Module):
         self.fusion = Fusion(2 * recipe.code_size)
         self.vae = VariationalAutoencoder(2 * recipe.code_size, recipe.vae_width, recipe.latent_size)
         self.latent_spread = LatentSpread(recipe.latent_size)
-        self.codebook = CodeBook(prototypes, 2 * n_features)
+        self.codebook = CodeBook(prototypes, 4 * n_features)
         self.normalise = NormaliseStatistics()
         self.classifier = Classifier(len(NAMES), recipe.classifier_width, recipe.classifier_networks)
         self.calibration = Calibration()
@@ -75,7 +73,7 @@ class HierarchicalDetector(nn.Module):
 
     def describe(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [n, d] float64, NaN for missing -> V = [A, R] [n, 2d] without gaps, what is missing [n, d], and
-        what is novel in it [n, 3]."""
+        what is novel in it [n, 2]."""
         a = self.standardise(x)
         missing = torch.isnan(a)
         filled = self.impute(a)
@@ -99,7 +97,7 @@ class HierarchicalDetector(nn.Module):
         mu, log_variance = self.vae.encode(fused)
         vae_error = (fused - self.vae.decode(mu)).pow(2).mean(dim=1)
         rarity = self.rarity(v[:, : self.n_features], missing)
-        nearest, by_group = self.codebook(w)
+        nearest, by_group = self.codebook(torch.cat([v, w], dim=1))
         statistics = [
             residual_v.pow(2).mean(dim=1),
             residual_v.mean(dim=1),
@@ -120,12 +118,12 @@ class HierarchicalDetector(nn.Module):
         return torch.stack(statistics, dim=1), reconstruction[:, : self.n_features], rarity
 
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [n, d] float64, NaN for missing -> statistics [n, 15] and what is novel [n, 3]."""
+        """x [n, d] float64, NaN for missing -> statistics [n, 15] and what is novel [n, 2]."""
         v, missing, novel = self.describe(x)
         return self.statistics(v, missing)[0], novel
 
     def parts(self, statistics: Tensor, novel: Tensor) -> Tensor:
-        """Statistics [n, 15] and what is novel [n, 3] -> the parts of the raw score [n, p]."""
+        """Statistics [n, 15] and what is novel [n, 2] -> the parts of the raw score [n, p]."""
         normalised = self.normalise(statistics)
         logit = self.classifier(normalised)
         return torch.cat([logit[:, None], novel, normalised[:, self.part_columns]], dim=1)

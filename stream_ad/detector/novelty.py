@@ -57,16 +57,14 @@ class Novelty(nn.Module):
 
     def forward(self, place: Tensor, known: Tensor, missing: Tensor) -> Tensor:
         """Places in the tables [d, n], whether the table holds the value [d, n], and what is missing [n, d] ->
-        largest surprise of a value, sum and largest of the pairs' surprises [n, 3]."""
+        largest surprise of a value and sum of the pairs' surprises [n, 2]."""
         present = ~missing.T
         values = torch.where(known | ~present, 0.0, self.surprise[:, None]).amax(dim=0)
         i, j = self.first, self.second
         cell = (place[i] * self.stride[:, None] + place[j]) % self.cells
         met = self.met.gather(1, cell) & known[i] & known[j]
         pairs = torch.where(met | ~(present[i] & present[j]), 0.0, self.pair_surprise[:, None])
-        # There may be no pair at all, and nothing has no largest.
-        largest = torch.cat([torch.zeros_like(values)[None], pairs]).amax(dim=0)
-        return torch.stack([values, pairs.sum(dim=0), largest], dim=1)
+        return torch.stack([values, pairs.sum(dim=0)], dim=1)
 
 
 def good_turing(code: Tensor) -> float:

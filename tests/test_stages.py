@@ -1,0 +1,306 @@
+"""Each stage of the detector by itself: shapes, invariances, and toys where the answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from stream_ad.detector.autoencoder import Autoencoder, corrupt
+from stream_ad.detector.classifier import Classifier
+from stream_ad.detector.codebook import CodeBook
+from stream_ad.detector.descriptors import Ranks, Standardise, Whiten, soft_clip, soft_clip_inverse
+from stream_ad.detector.draws import Draws
+from stream_ad.detector.fitting import Progress, optimise
+from stream_ad.detector.fusion import Fusion
+from stream_ad.detector.imputation import ConditionalMean
+from stream_ad.detector.novelty import Novelty, good_turing
+from stream_ad.detector.outskirts import LatentSpread, select_outskirts
+from stream_ad.detector.rarity import GROUPS, ConditionalRarity
+from stream_ad.detector.statistics import NAMES, NormaliseStatistics, compress
+from stream_ad.detector.synthesis import Synthesiser
+from stream_ad.detector.vae import VariationalAutoencoder, divergence
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def draws() -> Draws:
+    return Draws(0, torch.device("cpu"))
+
+
+def quiet(share: float) -> None:
+    """Progress that nobody watches."""
+
+
+QUIET: Progress = quiet
+
+
+def related(n: int) -> Tensor:
+    """Four features: the second follows the first, the fourth the third, apart from a little noise."""
+    hidden = torch.randn(n, 2)
+    both = torch.stack([hidden[:, 0], hidden[:, 0], hidden[:, 1], -hidden[:, 1]], dim=1)
+    return both + 0.1 * torch.randn(n, 4)
+
+
+class TestDescriptors:
+    def test_the_soft_clip_keeps_the_order_and_can_be_undone(self) -> None:
+        v = torch.tensor([-1e6, -50.0, -4.0, 0.0, 3.9, 4.1, 1e5])
+        assert bool((soft_clip(v).diff() > 0).all())
+        torch.testing.assert_close(soft_clip_inverse(soft_clip(v[1:6])), v[1:6], rtol=1e-4, atol=1e-4)
+
+    def test_standardised_values_do_not_depend_on_units(self) -> None:
+        x = torch.randn(500, 3, dtype=torch.float64)
+        units = torch.tensor([1e-9, 1.0, 1e12], dtype=torch.float64)
+        plain, scaled = Standardise(3), Standardise(3)
+        plain.fit(x)
+        scaled.fit(x * units + 7.0 * units)
+        torch.testing.assert_close(scaled(x * units + 7.0 * units), plain(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(plain.inverse(plain(x)), x, rtol=1e-4, atol=1e-4)
+
+    def test_whitened_inliers_have_no_correlation_left(self) -> None:
+        a = related(5000)
+        whiten = Whiten(4)
+        whiten.fit(a)
+        covariance = torch.cov(whiten(a).T)
+        torch.testing.assert_close(
+            covariance - torch.diag(torch.diagonal(covariance)), torch.zeros(4, 4), atol=1e-3, rtol=0
+        )
+        # Two directions carry nearly all, the ridge keeps the other two from being blown up to noise.
+        assert float(torch.diagonal(covariance).max()) < 1.1
+
+    def test_ranks_are_normal_scores_whatever_the_distribution(self) -> None:
+        x = torch.exp(3.0 * torch.randn(4000, 1, dtype=torch.float64))
+        ranks = Ranks(1, 256)
+        assert int(ranks.fit(x)[0]) == 0, "4,000 distinct values do not fit into a table of 256"
+        score = ranks(x)[0][:, 0]
+        torch.testing.assert_close(score, torch.log(x[:, 0]).to(torch.float32) / 3.0, atol=0.25, rtol=0.1)
+        assert bool((ranks(x.sort(dim=0).values)[0].diff(dim=0) >= 0).all())
+
+    def test_equal_values_share_the_rank_of_their_middle(self) -> None:
+        x = torch.tensor([0.0] * 50 + [5.0] * 30 + [9.0] * 20, dtype=torch.float64)[:, None]
+        ranks = Ranks(1, 16)
+        assert int(ranks.fit(x)[0]) == 3
+        score, place, known = ranks(torch.tensor([[0.0], [5.0], [7.0], [9.0], [99.0]], dtype=torch.float64))
+        share = 0.5 * (1.0 + torch.erf(score[:, 0] / math.sqrt(2.0)))
+        torch.testing.assert_close(share, torch.tensor([0.25, 0.65, 0.80, 0.90, 1.0]), atol=0.01, rtol=0)
+        assert known[0].tolist() == [True, True, False, True, False]
+        assert place[0, :2].tolist() == [0, 1]
+
+
+class TestImputation:
+    def test_a_gap_is_filled_from_the_feature_that_it_follows(self) -> None:
+        a = related(2000)
+        impute = ConditionalMean(4)
+        impute.fit(a)
+        rows = related(200)
+        gaps = rows.clone()
+        gaps[:, 1] = torch.nan
+        filled = impute(gaps)
+        assert float((filled[:, 1] - rows[:, 1]).abs().mean()) < 0.2
+        torch.testing.assert_close(filled[:, [0, 2, 3]], rows[:, [0, 2, 3]])
+
+
+class TestRarity:
+    @pytest.fixture
+    def rarity(self, draws: Draws) -> ConditionalRarity:
+        a = related(3000)
+        rarity = ConditionalRarity(4, 32)
+        rarity.fit_bins(a)
+        for step in optimise(rarity, 5e-3, 0.0, 150, QUIET):
+            step(rarity.loss(a[draws.rows(3000, 256)], draws))
+        return rarity.eval()
+
+    def test_it_names_the_features_that_contradict_each_other(self, rarity: ConditionalRarity) -> None:
+        rows = related(300)
+        rows[:, 0], rows[:, 1] = 1.5, -1.5
+        nothing = torch.zeros(300, 4, dtype=torch.bool)
+        with torch.no_grad():
+            found = rarity(rows, nothing).mean(dim=0)
+            usual = rarity(related(300), nothing).mean(dim=0)
+        assert found.shape == (4,)
+        assert float((found - usual)[:2].min()) > 1.5
+        assert float((found - usual)[2:].abs().max()) < 0.5
+
+    def test_a_missing_feature_neither_counts_nor_speaks(self, rarity: ConditionalRarity) -> None:
+        rows = related(100)
+        rows[:, 0] = 30.0
+        missing = torch.zeros(100, 4, dtype=torch.bool)
+        missing[:, 0] = True
+        with torch.no_grad():
+            found = rarity(rows, missing)
+        assert float(found[:, 0].abs().max()) == 0.0
+        other = rows.clone()
+        other[:, 0] = -5.0
+        torch.testing.assert_close(rarity(other, missing), found)
+
+    def test_what_is_masked_is_predicted_without_itself(self, rarity: ConditionalRarity) -> None:
+        """With as many groups as features a row is judged in as many passes, each feature from the three others."""
+        assert GROUPS == 4
+        rows = related(50)
+        moved = rows.clone()
+        moved[:, 2] += 1e-4  # within its bin
+        nothing = torch.zeros(50, 4, dtype=torch.bool)
+        torch.testing.assert_close(rarity(moved, nothing)[:, 2], rarity(rows, nothing)[:, 2])
+
+    def test_five_features_fill_four_groups_unevenly(self) -> None:
+        rarity = ConditionalRarity(5, 8)
+        rarity.fit_bins(torch.randn(100, 5))
+        found = rarity(torch.randn(7, 5), torch.zeros(7, 5, dtype=torch.bool))
+        assert found.shape == (7, 5)
+        assert bool((found > 0).all())
+
+
+class TestNovelty:
+    @staticmethod
+    def fitted(x: Tensor) -> tuple[Ranks, Novelty]:
+        ranks, novelty = Ranks(x.shape[1], 64), Novelty(x.shape[1])
+        distinct = ranks.fit(x)
+        novelty.fit(ranks(x)[1], distinct)
+        return ranks, novelty
+
+    @staticmethod
+    def judge(ranks: Ranks, novelty: Novelty, rows: Tensor) -> Tensor:
+        missing = torch.isnan(rows)
+        _, place, known = ranks(torch.nan_to_num(rows))
+        return novelty(place, known, missing)
+
+    def test_a_state_never_seen_and_states_that_never_met(self) -> None:
+        state = torch.randint(5, (1000,)).to(torch.float64)
+        x = torch.stack([state, state * 10.0], dim=1)
+        ranks, novelty = self.fitted(x)
+        rows = torch.tensor([[2.0, 20.0], [2.5, 20.0], [2.0, 30.0], [torch.nan, 30.0]], dtype=torch.float64)
+        value, pairs = self.judge(ranks, novelty, rows).T
+        assert value.tolist() == [0.0, pytest.approx(-math.log(0.5 / 1001)), 0.0, 0.0]
+        assert pairs.tolist() == [0.0, pytest.approx(-math.log(0.5 / 1001)), pytest.approx(-math.log(0.5 / 1001)), 0.0]
+
+    def test_a_new_measurement_is_no_surprise(self) -> None:
+        x = torch.randn(1000, 3, dtype=torch.float64)
+        ranks, novelty = self.fitted(x)
+        assert novelty.first.shape == (0,)
+        assert self.judge(ranks, novelty, torch.randn(10, 3, dtype=torch.float64)).abs().max() == 0.0
+
+    def test_the_chance_of_something_new_is_the_share_of_what_was_seen_once(self) -> None:
+        once_in_four = torch.cat([torch.arange(25), torch.arange(25, 50).repeat(3)])
+        assert good_turing(once_in_four) == pytest.approx(-math.log(25.5 / 101))
+
+
+class TestLevels:
+    def test_a_corrupted_row_keeps_its_shape_and_loses_features(self, draws: Draws) -> None:
+        shown = corrupt(torch.ones(1000, 8), draws)
+        assert shown.shape == (1000, 8)
+        assert 0.05 < float((shown == 0.0).to(torch.float32).mean()) < 0.3
+
+    def test_an_autoencoder_learns_to_undo_the_corruption(self, draws: Draws) -> None:
+        a = related(2000)
+        autoencoder = Autoencoder(4, 32, 2)
+        before = float((autoencoder.decode(autoencoder.encode(a)) - a).abs().mean())
+        for step in optimise(autoencoder, 5e-3, 0.0, 200, QUIET):
+            clean = a[draws.rows(2000, 256)]
+            step((autoencoder.decode(autoencoder.encode(corrupt(clean, draws))) - clean).pow(2).mean())
+        assert float((autoencoder.decode(autoencoder.encode(a)) - a).abs().mean()) < 0.5 * before
+
+    def test_fused_codes_are_standardised_and_come_apart_again(self) -> None:
+        one, other = 5.0 + 3.0 * torch.randn(500, 2), -1.0 + 0.1 * torch.randn(500, 3)
+        fusion = Fusion(5)
+        fusion.fit(one, other)
+        fused = fusion(one, other)
+        torch.testing.assert_close(fused.mean(dim=0), torch.zeros(5), atol=1e-4, rtol=0)
+        torch.testing.assert_close(fused.std(dim=0), torch.ones(5), atol=0.02, rtol=0)
+        for found, wanted in zip(fusion.inverse(fused), (one, other), strict=True):
+            torch.testing.assert_close(found[:, :2], wanted[:, :2], atol=1e-3, rtol=1e-3)
+
+    def test_the_divergence_is_zero_at_the_prior_alone(self) -> None:
+        assert float(divergence(torch.zeros(1, 3), torch.zeros(1, 3))) == 0.0
+        assert float(divergence(torch.ones(1, 3), torch.zeros(1, 3))) == pytest.approx(1.5)
+        assert float(divergence(torch.zeros(1, 3), torch.full((1, 3), -2.0))) > 0.0
+
+    def test_outskirts_are_what_is_far_in_the_latent_space(self) -> None:
+        mu = torch.cat([torch.randn(90, 2), torch.tensor([[30.0, 0.0]]).repeat(10, 1)])
+        spread = LatentSpread(2)
+        spread.fit(torch.randn(500, 2))
+        assert set(select_outskirts(spread(mu), 0.1).tolist()) == set(range(90, 100))
+
+
+class TestSynthesis:
+    @pytest.fixture
+    def synthesiser(self) -> Synthesiser:
+        v = torch.randn(400, 6)
+        whiten, fusion = Whiten(6), Fusion(8)
+        whiten.fit(v)
+        one, other = Autoencoder(6, 16, 4), Autoencoder(6, 16, 4)
+        fusion.fit(one.encode(v), other.encode(whiten(v)))
+        vae = VariationalAutoencoder(8, 16, 2)
+        mu = torch.randn(50, 2)
+        return Synthesiser(whiten, one, other, fusion, vae, mu, torch.zeros(50, 2), mu.mean(dim=0))
+
+    def test_the_way_back_from_the_whitened_descriptor_is_exact(self, synthesiser: Synthesiser) -> None:
+        v = torch.randn(20, 6)
+        back = synthesiser.whiten(v) @ synthesiser.unwhiten + synthesiser.whiten.centre
+        torch.testing.assert_close(back, v, atol=1e-4, rtol=1e-4)
+
+    def test_a_substituted_feature_changes_its_value_and_its_rank(self, synthesiser: Synthesiser, draws: Draws) -> None:
+        inliers = torch.arange(3.0).repeat(100, 2)
+        with torch.no_grad():
+            rows = synthesiser.substitute(200, inliers, draws)
+        changed = rows != inliers[:1]
+        assert bool((changed[:, :3] == changed[:, 3:]).all())
+        assert bool(changed[:, :3].any(dim=1).all())
+        assert not bool(changed.all())
+
+    def test_outside_samples_are_finite_and_bounded(self, synthesiser: Synthesiser, draws: Draws) -> None:
+        with torch.no_grad():
+            rows = synthesiser.outside(500, draws)
+        assert rows.shape == (500, 6)
+        assert float(rows.abs().max()) <= 12.0
+
+
+class TestHead:
+    def test_the_nearest_prototype_of_a_prototype_is_itself(self, draws: Draws) -> None:
+        points = torch.randn(64, 3)
+        book = CodeBook(64, 3)
+        book.fit(points, draws)
+        nearest, by_group = book(points)
+        assert float(nearest.max()) < 1e-2
+        assert bool((by_group >= nearest).all())
+        away, _ = book(torch.full((1, 3), 10.0))
+        assert float(away) == pytest.approx(float((points - 10.0).norm(dim=1).min()), rel=1e-4)
+
+    def test_prototypes_of_many_rows_sit_where_the_rows_are(self, draws: Draws) -> None:
+        points = torch.cat([torch.randn(500, 2), 20.0 + torch.randn(500, 2)])
+        book = CodeBook(8, 2)
+        book.fit(points, draws)
+        nearest, _ = book(points)
+        assert float(nearest.mean()) < 1.5
+
+    def test_normalised_statistics_do_not_depend_on_their_units(self) -> None:
+        statistics = torch.rand(1000, len(NAMES)) + 0.1
+        plain, scaled = NormaliseStatistics(), NormaliseStatistics()
+        plain.fit(statistics)
+        scaled.fit(1000.0 * statistics)
+        torch.testing.assert_close(scaled(1000.0 * statistics), plain(statistics), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(plain(statistics).median(dim=0).values, torch.zeros(len(NAMES)), atol=0.01, rtol=0)
+
+    def test_compression_has_no_top(self) -> None:
+        v = compress(torch.tensor([1.0, 24.0, 26.0, 1e3, 1e6]), 25.0)
+        assert v[:2].tolist() == [1.0, 24.0]
+        assert bool((v.diff() > 0).all())
+
+    def test_what_is_stranger_never_looks_less_like_an_outlier(self, draws: Draws) -> None:
+        classifier = Classifier(5, 16, 3)
+        # Outliers whose first statistic is smaller than the inliers': a free classifier would learn just that.
+        inliers, outliers = torch.randn(2000, 5), torch.randn(2000, 5) + torch.tensor([-3.0, 1.0, 1.0, 1.0, 1.0])
+        for step in optimise(classifier, 1e-2, 0.0, 150, QUIET):
+            step(classifier.loss(inliers[draws.rows(2000, 128)], outliers[draws.rows(2000, 128)]))
+        with torch.no_grad():
+            plain = classifier(inliers)
+            assert float((classifier(outliers) > plain.median()).to(torch.float32).mean()) > 0.8
+            for k in range(5):
+                stranger = inliers.clone()
+                stranger[:, k] += 1.0
+                assert bool((classifier(stranger) >= plain - 1e-5).all())
