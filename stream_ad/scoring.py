@@ -72,7 +72,8 @@ class Scorer:
             model=None if self.model is None else self.model.version,
         )
         if self.model is not None:
-            self._judge(self.model, batch, extended, known, verdicts)
+            if known.any():
+                self._judge(self.model, batch, extended, known, verdicts)
         else:
             verdicts.status[known] = Status.WARMING_UP
             if self._cold_start is not None:
@@ -92,14 +93,14 @@ class Scorer:
         verdicts.p_value[known] = found.p_value
         verdicts.is_anomaly[known] = found.score >= 1.0
         verdicts.flagged = np.flatnonzero(verdicts.is_anomaly)
-        expected, share = model.detector.explain(extended[verdicts.flagged])
         d = self._n_features
-        verdicts.expected = expected[:, :d]
-        verdicts.attribution = share if self._context is None else self._context.fold(share)
-        if known.any():
-            distance = np.abs(batch.values[known] - found.reconstruction[:, :d]) / model.detector.spread[:d]
-            present = ~np.isnan(distance)
-            self.residual = np.where(present, distance, 0.0).sum(axis=0) / np.maximum(1, present.sum(axis=0))
+        if len(verdicts.flagged):
+            expected, share = model.detector.explain(extended[verdicts.flagged])
+            verdicts.expected = expected[:, :d]
+            verdicts.attribution = share if self._context is None else self._context.fold(share)
+        distance = np.abs(batch.values[known] - found.reconstruction[:, :d]) / model.detector.spread[:d]
+        present = ~np.isnan(distance)
+        self.residual = np.where(present, distance, 0.0).sum(axis=0) / np.maximum(1, present.sum(axis=0))
 
 
 def seconds(timestamps: NDArray[np.int64]) -> Float64:

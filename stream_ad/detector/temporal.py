@@ -196,6 +196,11 @@ def preceded(later: Moments, earlier: Moments, rows: int, position: Int64) -> Mo
 
 
 def calendar_circles(timestamps: Float64) -> Float64:
-    """Time of day and time of the week of seconds since 1970 [n], as cosines and sines [n, 4]."""
-    turns = 2.0 * np.pi * timestamps[:, None] / np.array([DAY, WEEK])
+    """Time of day and time of the week of seconds since 1970 [n], as cosines and sines [n, 4].
+
+    The same hour of another day gives the very same numbers: a value that differs in its last digits alone would
+    count as one that was never seen.
+    """
+    periods = np.array([DAY, WEEK])
+    turns = 2.0 * np.pi * (timestamps[:, None] % periods) / periods
     return np.concatenate([np.cos(turns), np.sin(turns)], axis=1)
