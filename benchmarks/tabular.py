@@ -15,6 +15,7 @@ as Markdown. What fails is shown, the run goes on, and the exit code is 1.
     --contamination 0.02:burst 0.05:scattered     that share of the training rows is true anomalies
     --missing 0.1 0.3                             that share of the test values is missing
     --calibration                                 instead of all this: alert rate on fresh inliers
+    --ablate                                      instead of peers: the detector with one part out in turn
 
 The peers need more packages: pip install -c constraints.txt -e '.[benchmarks]'
 """
@@ -36,6 +37,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import ablation
 from benchmarks.metrics import auroc, average_precision
 from benchmarks.peers import PEERS, Float64, Method, Scorer
 from benchmarks.protocols import (
@@ -199,6 +201,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--missing", type=share, nargs="+", action="extend", default=[], metavar="SHARE")
     parser.add_argument("--calibration", action="store_true", help="check the alert rate on fresh inliers instead")
+    parser.add_argument("--ablate", action="store_true", help="the detector with one part taken out in turn")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="where results are kept, and taken up again")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side (default: 1)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of each of them (default: 1)")
@@ -208,6 +211,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"there is no npz file in {options.data}")
     if options.calibration and (options.peers or options.contamination or options.missing):
         parser.error("--calibration stands alone: leave out --peers, --contamination and --missing")
+    if options.ablate and options.peers:
+        parser.error("--ablate compares the detector with itself: leave out --peers")
     return options
 
 
@@ -239,7 +244,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.calibration:
             troubles = calibrate(options.files, options, console)
         else:
-            troubles = compare(options.files, {OURS: stream_ad, **options.peers}, options, console)
+            others = ablation.VARIANTS if options.ablate else options.peers
+            ours = ablation.without if options.ablate else stream_ad
+            troubles = compare(options.files, {OURS: ours, **others}, options, console)
     except OtherResults as error:
         raise SystemExit(f"error: {error}") from None
     for line in troubles.lines():

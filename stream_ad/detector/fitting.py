@@ -64,24 +64,49 @@ def fit_hierarchical_detector(
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        if n >= recipe.cross_fit_below:
-            fold = blocks_to_folds(n, round(1.0 / recipe.calibration_share), seed).to(x.device)
-            detector, outliers = fit_stages(x[fold != 0], recipe, draws, part_of(progress, 0, 2))
-            honest = [held_out(detector, x, flagged, fold, 0)]
-        else:
-            folds = recipe.cross_fit_folds
-            fold = blocks_to_folds(n, folds, seed).to(x.device)
-            honest = []
-            for i in range(folds):
-                part = fit_stages(x[fold != i], recipe, draws, part_of(progress, i, folds + 2))[0]
-                honest.append(held_out(part, x, flagged, fold, i))
-            detector, outliers = fit_stages(x, recipe, draws, part_of(progress, folds, folds + 2))
-        statistics, novel, is_flagged = (torch.cat(each) for each in zip(*honest, strict=True))
-        fit_head(detector, statistics[~is_flagged], novel[~is_flagged], outliers, recipe, draws, progress)
-        with torch.no_grad():
-            raw = detector.combine(detector.parts(statistics, novel))
+        stages = fit_and_hold_out(x, recipe, draws, seed, flagged, part_of(progress, 0, 2))
+        fit_head(stages, recipe, draws, part_of(progress, 1, 2))
+    detector = stages.detector
+    with torch.no_grad():
+        raw = detector.combine(detector.parts(stages.statistics, stages.novel))
     detector.calibration.fit(raw, alpha, flagged.truncated)
     return detector.eval()
+
+
+@dataclass(slots=True)
+class Stages:
+    """The fitted stages, and what they say of rows that they have not seen."""
+
+    detector: HierarchicalDetector
+    outliers: Tensor
+    """[m, 15] statistics of synthetic outliers."""
+    statistics: Tensor
+    """[n, 15] of rows held out, flagged ones among them."""
+    novel: Tensor
+    """[n, 2]"""
+    is_flagged: Tensor
+    """[n]"""
+
+
+def fit_and_hold_out(
+    x: Tensor, recipe: Recipe, draws: Draws, seed: int, flagged: Flagged, progress: Progress
+) -> Stages:
+    """Fit the stages on one part of the window and measure the rest; of a small window fit them on all of it, and
+    measure each part by stages that were fitted on the others."""
+    n = x.shape[0]
+    if n >= recipe.cross_fit_below:
+        fold = blocks_to_folds(n, round(1.0 / recipe.calibration_share), seed).to(x.device)
+        detector, outliers = fit_stages(x[fold != 0], recipe, draws, progress)
+        held = [held_out(detector, x, flagged, fold, 0)]
+    else:
+        folds = recipe.cross_fit_folds
+        fold = blocks_to_folds(n, folds, seed).to(x.device)
+        held = []
+        for i in range(folds):
+            part = fit_stages(x[fold != i], recipe, draws, part_of(progress, i, folds + 1))[0]
+            held.append(held_out(part, x, flagged, fold, i))
+        detector, outliers = fit_stages(x, recipe, draws, part_of(progress, folds, folds + 1))
+    return Stages(detector, outliers, *(torch.cat(each) for each in zip(*held, strict=True)))
 
 
 def blocks_to_folds(n: int, folds: int, seed: int) -> Tensor:
@@ -123,7 +148,7 @@ def fit_stages(x: Tensor, recipe: Recipe, draws: Draws, progress: Progress) -> t
     v = fit_descriptors(detector, x)
     with torch.no_grad():
         w = detector.whiten(v)
-        detector.codebook.fit(torch.cat([v, w], dim=1), draws)
+        detector.codebook.fit(v, draws)
     fit_autoencoders(detector, v, w, recipe, draws, part_of(progress, 0, 3))
     fit_rarity(detector, v[:, :d], recipe, draws, part_of(progress, 1, 3))
     with torch.no_grad():
@@ -139,24 +164,17 @@ def fit_stages(x: Tensor, recipe: Recipe, draws: Draws, progress: Progress) -> t
     return detector, statistics
 
 
-def fit_head(
-    detector: HierarchicalDetector,
-    inliers: Tensor,
-    novel: Tensor,
-    outliers: Tensor,
-    recipe: Recipe,
-    draws: Draws,
-    progress: Progress,
-) -> None:
-    """Scale, classify and weigh the statistics: of inliers [n, 15] that the stages have not seen, against those of
-    synthetic outliers [m, 15].
+def fit_head(stages: Stages, recipe: Recipe, draws: Draws, progress: Progress) -> None:
+    """Scale, classify and weigh the statistics of inliers held out, against those of synthetic outliers.
 
     On the rows that the stages were trained on, and on near copies of them, statistics look better than they ever
     will again.
     """
+    detector = stages.detector
+    inliers, novel = stages.statistics[~stages.is_flagged], stages.novel[~stages.is_flagged]
     with torch.no_grad():
         detector.normalise.fit(inliers)
-        inlier, outlier = detector.normalise(inliers), detector.normalise(outliers)
+        inlier, outlier = detector.normalise(inliers), detector.normalise(stages.outliers)
     fit_classifier(detector, inlier, outlier, recipe, draws, progress)
     with torch.no_grad():
         parts = detector.parts(inliers, novel)

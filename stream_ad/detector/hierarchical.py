@@ -59,7 +59,7 @@ class HierarchicalDetector(nn.Module):
         self.fusion = Fusion(2 * recipe.code_size)
         self.vae = VariationalAutoencoder(2 * recipe.code_size, recipe.vae_width, recipe.latent_size)
         self.latent_spread = LatentSpread(recipe.latent_size)
-        self.codebook = CodeBook(prototypes, 4 * n_features)
+        self.codebook = CodeBook(prototypes, 2 * n_features)
         self.normalise = NormaliseStatistics()
         self.classifier = Classifier(len(NAMES), recipe.classifier_width, recipe.classifier_networks)
         self.calibration = Calibration()
@@ -97,7 +97,7 @@ class HierarchicalDetector(nn.Module):
         mu, log_variance = self.vae.encode(fused)
         vae_error = (fused - self.vae.decode(mu)).pow(2).mean(dim=1)
         rarity = self.rarity(v[:, : self.n_features], missing)
-        nearest, by_group = self.codebook(torch.cat([v, w], dim=1))
+        nearest, by_group = self.codebook(v)
         statistics = [
             residual_v.pow(2).mean(dim=1),
             residual_v.mean(dim=1),
