@@ -25,7 +25,7 @@ from stream_ad.records import RecordSchema
 from stream_ad.registry import ModelRegistry, Snapshot
 from stream_ad.simulation import SENSORS, Plant
 
-SHORT = Recipe(autoencoder_steps=200, vae_steps=100, classifier_steps=150, synthetic_outliers=3000)
+SHORT = Recipe(autoencoder_steps=200, rarity_steps=100, vae_steps=100, classifier_steps=150, synthetic_outliers=3000)
 
 
 def wait_until(what: Callable[[], Any], seconds: float = 60.0, every: float = 0.05) -> Any:

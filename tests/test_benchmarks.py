@@ -29,7 +29,9 @@ from benchmarks.results import OtherResults, Result, Results
 from benchmarks.tables import Group, calibration, levels, summary
 from stream_ad.detector import Recipe
 
-TINY = Recipe(autoencoder_steps=60, vae_steps=30, classifier_steps=30, synthetic_outliers=200, cross_fit_below=0)
+TINY = Recipe(
+    autoencoder_steps=60, rarity_steps=30, vae_steps=30, classifier_steps=30, synthetic_outliers=200, cross_fit_below=0
+)
 FIGURES = ("auroc", "average_precision", "fit_seconds", "score_seconds")
 
 

@@ -11,7 +11,7 @@ from stream_ad.simulation import Plant
 
 ALPHA = 0.01
 WINDOW = 12_000
-BRISK = Recipe(autoencoder_steps=150, vae_steps=80, classifier_steps=120, synthetic_outliers=2000)
+BRISK = Recipe(autoencoder_steps=150, rarity_steps=75, vae_steps=80, classifier_steps=120, synthetic_outliers=2000)
 
 
 @pytest.mark.parametrize("fault_rate", [0.0, 0.5])

@@ -9,7 +9,7 @@ import torch
 from stream_ad.detector import Detector, NotFittedError, Recipe, TrainingError
 from stream_ad.detector.calibration import Calibration, drop_outliers
 
-SHORT = Recipe(autoencoder_steps=250, vae_steps=120, classifier_steps=200, synthetic_outliers=4000)
+SHORT = Recipe(autoencoder_steps=250, rarity_steps=125, vae_steps=120, classifier_steps=200, synthetic_outliers=4000)
 
 
 def plant(n: int, seed: int = 0) -> np.ndarray:
@@ -97,7 +97,7 @@ def test_torch_export_takes_the_module(detector: Detector) -> None:
 
 
 def test_same_seed_same_model() -> None:
-    tiny = Recipe(autoencoder_steps=40, vae_steps=20, classifier_steps=40, synthetic_outliers=500)
+    tiny = Recipe(autoencoder_steps=40, rarity_steps=30, vae_steps=20, classifier_steps=40, synthetic_outliers=500)
     x, fresh = plant(300), plant(50, seed=9)
     first = Detector(0.01, "cpu", seed=3, recipe=tiny).fit(x).score(fresh)
     second = Detector(0.01, "cpu", seed=3, recipe=tiny).fit(x).score(fresh)
@@ -131,7 +131,7 @@ def test_cuda_learns_what_the_cpu_learns(detector: Detector) -> None:
     np.testing.assert_allclose(learned.score(rows), detector.score(rows), atol=1e-3, rtol=1e-3)
 
 
-TINY = Recipe(autoencoder_steps=60, vae_steps=30, classifier_steps=60, synthetic_outliers=1000)
+TINY = Recipe(autoencoder_steps=60, rarity_steps=30, vae_steps=30, classifier_steps=60, synthetic_outliers=1000)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from stream_ad.learning.data_report import suspicious_values, too_coarse_for_flo
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.window import InlierWindow, inlier_probability
 
-TINY = Recipe(autoencoder_steps=150, vae_steps=80, classifier_steps=120, synthetic_outliers=2000)
+TINY = Recipe(autoencoder_steps=150, rarity_steps=75, vae_steps=80, classifier_steps=120, synthetic_outliers=2000)
 
 
 def numbered(first: int, last: int) -> np.ndarray:

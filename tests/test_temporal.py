@@ -13,7 +13,14 @@ from stream_ad.detector.temporal import CALENDAR_COLUMNS, TemporalContext
 
 Float64 = NDArray[np.float64]
 WINDOW = 16
-SHORT = Recipe(autoencoder_steps=150, vae_steps=50, classifier_steps=50, synthetic_outliers=4000, cross_fit_below=0)
+SHORT = Recipe(
+    autoencoder_steps=150,
+    rarity_steps=75,
+    vae_steps=50,
+    classifier_steps=50,
+    synthetic_outliers=4000,
+    cross_fit_below=0,
+)
 
 
 def sensors(n: int, seed: int, n_features: int = 3) -> Float64:

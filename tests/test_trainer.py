@@ -20,7 +20,7 @@ from stream_ad.registry import ModelRegistry
 from tests.running import wait_until
 
 FEATURES = ["a", "b", "c"]
-TINY = Recipe(autoencoder_steps=60, vae_steps=30, classifier_steps=60, synthetic_outliers=1000)
+TINY = Recipe(autoencoder_steps=60, rarity_steps=30, vae_steps=30, classifier_steps=60, synthetic_outliers=1000)
 ENDLESS = Recipe(autoencoder_steps=10_000_000)
 
 

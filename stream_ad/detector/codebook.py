@@ -37,7 +37,9 @@ class CodeBook(nn.Module):
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """points [n, s] -> nearest distance [n], mean over groups of the nearest distance [n]."""
-        minima = relative_distances(points, self.prototypes).reshape(points.shape[0], self.groups, -1).amin(dim=2)
+        members = self.prototypes.shape[0] // self.groups
+        distance = relative_distances(points, self.prototypes)
+        minima = distance.reshape(points.shape[0], self.groups, members).amin(dim=2)
         minima = (minima + points.pow(2).sum(dim=1, keepdim=True)).clamp(min=0.0).sqrt()
         return minima.amin(dim=1), minima.mean(dim=1)
 

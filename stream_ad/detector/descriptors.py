@@ -55,8 +55,10 @@ class Standardise(nn.Module):
         self.scale.copy_(torch.where(constant, torch.nan_to_num(unit, nan=1.0), scale).clamp(min=1e-300))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [n, d] float64 with NaN for missing -> A [n, d] float32, NaN where x has it."""
+        """x [n, d] float64 with NaN for missing -> A [n, d] float32, NaN where x has it; 0 for all that is the mean
+        but for a millionth of the spread, such as the rounding error of a constant."""
         v = ((x - self.mean) / self.scale).to(torch.float32)
+        v = torch.where(v.abs() < 1e-6, torch.zeros_like(v), v)
         return soft_clip(v.clamp(-self.largest, self.largest))
 
     def inverse(self, a: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class Detector:
     >>> rng = np.random.default_rng(0)
     >>> load = rng.normal(size=(400, 1))
     >>> x = load @ np.array([[1.0, 2.0, -1.0]]) + 0.1 * rng.normal(size=(400, 3))
-    >>> short = Recipe(autoencoder_steps=200, vae_steps=100, classifier_steps=100)
+    >>> short = Recipe(autoencoder_steps=200, rarity_steps=100, vae_steps=100, classifier_steps=100)
     >>> detector = Detector(false_alarm_rate=0.01, device="cpu", recipe=short).fit(x)
     >>> detector.score(np.array([[1.0, 2.0, -1.0], [1.0, 2.0, 3.0]])) > 1.0
     array([False,  True])

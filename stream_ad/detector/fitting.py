@@ -191,9 +191,9 @@ def fit_descriptors(detector: HierarchicalDetector, x: Tensor) -> Tensor:
         detector.standardise.fit(x)
         a = detector.standardise(x)
         filled = detector.impute.fit(a)
-        known = torch.where(torch.isnan(a), detector.standardise.inverse(filled), x)
-        distinct = detector.ranks.fit(known)
-        detector.novelty.fit(detector.ranks(known)[1], distinct)
+        settled = detector.settle(x, a, filled)
+        distinct = detector.ranks.fit(settled)
+        detector.novelty.fit(detector.ranks(settled)[1], distinct)
         detector.rarity.fit_bins(filled)
         v: Tensor = detector.describe(x)[0]
         detector.whiten.fit(v)

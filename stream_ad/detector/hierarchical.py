@@ -77,12 +77,18 @@ class HierarchicalDetector(nn.Module):
         a = self.standardise(x)
         missing = torch.isnan(a)
         filled = self.impute(a)
-        # Only rows with a gap pay for the way back.
-        rows = torch.nonzero(missing.any(dim=1)).flatten()
-        known = x.clone()
-        known[rows] = torch.where(missing[rows], self.standardise.inverse(filled[rows]), x[rows])
-        rank, place, in_table = self.ranks(known)
+        rank, place, in_table = self.ranks(self.settle(x, a, filled))
         return torch.cat([filled, rank], dim=1), missing, self.novelty(place, in_table, missing)
+
+    def settle(self, x: Tensor, a: Tensor, filled: Tensor) -> Tensor:
+        """x [n, d] float64 as ranks are taken of it: gaps filled in, and a constant without its rounding error.
+        A and A without gaps [n, d]."""
+        settled = torch.where(a == 0.0, self.standardise.mean, x)
+        # Only rows with a gap pay for the way back.
+        missing = torch.isnan(a)
+        rows = torch.nonzero(missing.any(dim=1)).flatten()
+        settled[rows] = torch.where(missing[rows], self.standardise.inverse(filled[rows]), settled[rows])
+        return settled
 
     def statistics(self, v: Tensor, missing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """V [n, 2d] and what is missing [n, d] -> statistics [n, 15], reconstruction of A [n, d], and the conditional

@@ -59,7 +59,7 @@ class ConditionalRarity(nn.Module):
     def group(self, of_features: Tensor) -> Tensor:
         """[n, d] -> [g, n, members]. Neighbouring columns often belong together: they go into different groups."""
         padded = F.pad(of_features, [0, self.groups * self.members - self.n_features])
-        return padded.reshape(-1, self.members, self.groups).permute(2, 0, 1).contiguous()
+        return padded.reshape(of_features.shape[0], self.members, self.groups).permute(2, 0, 1).contiguous()
 
     def above(self, a: Tensor) -> Tensor:
         """A by groups [g, n, members] -> 1 for each edge that the value is above [g, n, members, bins - 1]."""
@@ -76,7 +76,9 @@ class ConditionalRarity(nn.Module):
         with a little of their marginal [g, n, members]."""
         hidden = F.silu(first)
         hidden = hidden + F.silu(self.hidden(hidden))
-        logits = torch.bmm(hidden, self.to_bins).reshape(self.groups, -1, self.members, self.marginal.shape[3])
+        logits = torch.bmm(hidden, self.to_bins).reshape(
+            self.groups, own.shape[1], self.members, self.marginal.shape[3]
+        )
         weight = torch.exp(logits.clamp(-20.0, 20.0)) * self.marginal
         own = own[..., None]
         p = weight.gather(3, own) / weight.sum(dim=3, keepdim=True)
@@ -102,4 +104,4 @@ class ConditionalRarity(nn.Module):
         # A group that is masked shows that it is, and nothing else.
         first = added.sum(dim=0) - added + (self.from_mask.sum(dim=1, keepdim=True) + self.bias)
         surprise = -torch.log(self.probability(first, above.sum(dim=3).to(torch.int64))) * shown
-        return surprise.permute(1, 2, 0).reshape(-1, self.members * self.groups)[:, : self.n_features]
+        return surprise.permute(1, 2, 0).reshape(missing.shape[0], self.members * self.groups)[:, : self.n_features]
