@@ -147,8 +147,8 @@ def fit_stages(x: Tensor, recipe: Recipe, draws: Draws, progress: Progress) -> t
     detector = HierarchicalDetector(d, prototypes_for(n, recipe), recipe).to(x.device)
     v = fit_descriptors(detector, x)
     with torch.no_grad():
-        w = detector.whiten(v)
-        detector.codebook.fit(v, draws)
+        w = detector.whiten(v[:, :d])
+        detector.codebook.fit(torch.cat([v, w], dim=1), draws)
     fit_autoencoders(detector, v, w, recipe, draws, part_of(progress, 0, 3))
     fit_rarity(detector, v[:, :d], recipe, draws, part_of(progress, 1, 3))
     with torch.no_grad():
@@ -195,8 +195,8 @@ def fit_descriptors(detector: HierarchicalDetector, x: Tensor) -> Tensor:
         distinct = detector.ranks.fit(settled)
         detector.novelty.fit(detector.ranks(settled)[1], distinct)
         detector.rarity.fit_bins(filled)
+        detector.whiten.fit(filled)
         v: Tensor = detector.describe(x)[0]
-        detector.whiten.fit(v)
     return v
 
 

@@ -52,14 +52,14 @@ class HierarchicalDetector(nn.Module):
         self.impute = ConditionalMean(n_features)
         self.ranks = Ranks(n_features, recipe.rank_table)
         self.novelty = Novelty(n_features, pairs)
-        self.whiten = Whiten(2 * n_features)
+        self.whiten = Whiten(n_features)
         self.autoencoder_v = Autoencoder(2 * n_features, recipe.autoencoder_width, recipe.code_size)
-        self.autoencoder_w = Autoencoder(2 * n_features, recipe.autoencoder_width, recipe.code_size)
+        self.autoencoder_w = Autoencoder(n_features, recipe.autoencoder_width, recipe.code_size)
         self.rarity = ConditionalRarity(n_features, recipe.rarity_width)
         self.fusion = Fusion(2 * recipe.code_size)
         self.vae = VariationalAutoencoder(2 * recipe.code_size, recipe.vae_width, recipe.latent_size)
         self.latent_spread = LatentSpread(recipe.latent_size)
-        self.codebook = CodeBook(prototypes, 2 * n_features)
+        self.codebook = CodeBook(prototypes, 3 * n_features)
         self.normalise = NormaliseStatistics()
         self.classifier = Classifier(len(NAMES), recipe.classifier_width, recipe.classifier_networks)
         self.calibration = Calibration()
@@ -93,7 +93,8 @@ class HierarchicalDetector(nn.Module):
     def statistics(self, v: Tensor, missing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """V [n, 2d] and what is missing [n, d] -> statistics [n, 15], reconstruction of A [n, d], and the conditional
         rarity of each feature [n, d]."""
-        w = self.whiten(v)
+        a = v[:, : self.n_features]
+        w = self.whiten(a)
         code_v = self.autoencoder_v.encode(v)
         code_w = self.autoencoder_w.encode(w)
         reconstruction = self.autoencoder_v.decode(code_v)
@@ -102,8 +103,8 @@ class HierarchicalDetector(nn.Module):
         fused = self.fusion(code_v, code_w)
         mu, log_variance = self.vae.encode(fused)
         vae_error = (fused - self.vae.decode(mu)).pow(2).mean(dim=1)
-        rarity = self.rarity(v[:, : self.n_features], missing)
-        nearest, by_group = self.codebook(v)
+        rarity = self.rarity(a, missing)
+        nearest, by_group = self.codebook(torch.cat([v, w], dim=1))
         statistics = [
             residual_v.pow(2).mean(dim=1),
             residual_v.mean(dim=1),

@@ -44,12 +44,12 @@ class Synthesiser:
         self.unwhiten = whiten.projection.T / whiten.projection.pow(2).sum(dim=0)[:, None]
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latent [n, z] -> V [n, 2d], the mean of what both autoencoders decode."""
+        """Latent [n, z] -> V [n, 2d]; of A the mean of what both autoencoders decode."""
         code_v, code_w = self.fusion.inverse(self.vae.decode(z))
-        from_v = self.autoencoder_v.decode(code_v)
+        decoded: Tensor = self.autoencoder_v.decode(code_v)
         from_w = self.autoencoder_w.decode(code_w) @ self.unwhiten + self.whiten.centre
-        decoded: Tensor = 0.5 * (from_v + from_w)
-        return decoded
+        d = from_w.shape[1]
+        return torch.cat([0.5 * (decoded[:, :d] + from_w), decoded[:, d:]], dim=1)
 
     def outside(self, count: int, draws: Draws) -> Tensor:
         """`count` decoded samples, pushed outwards by up to once their distance. [count, 2d]"""
