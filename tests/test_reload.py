@@ -177,6 +177,8 @@ def test_the_command_watches(kafka: Kafka, tmp_path: Path) -> None:
         worker.config.write_text(yaml.safe_dump(settings))
         assert worker.wait_for_log("the changed configuration holds")["changed"] == ["alerts.false_alarm_rate"]
         wait_until(lambda: sum(line["message"] == "a model is live" for line in worker.logs()) == 2)
-        kafka.produce(topics.input, plant_json(Plant(seed=0, drift=False).rows(1000).values))
+        plant = Plant(seed=0, drift=False)
+        plant.rows(6000)  # those that the model has learned
+        kafka.produce(topics.input, plant_json(plant.rows(1000).values))
         wait_until(lambda: worker.metric("stream_ad_anomalies_total") > 100)
         assert worker.stop() == 0

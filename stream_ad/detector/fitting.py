@@ -17,7 +17,7 @@ from stream_ad.detector.recipe import Recipe
 from stream_ad.detector.synthesis import Synthesiser
 
 LEAST_ROWS = 8
-BLOCKS = 16
+BLOCKS = 8
 Progress = Callable[[float], None]
 """Called with the share done, 0 to 1."""
 
