@@ -43,8 +43,8 @@ class Detector:
     """Anomaly detector for rows of numbers, learned from inliers alone.
 
     Works where anomalies leave the regions or break the relations that inliers keep. It judges each row by
-    itself, so it cannot see what only shows in the order of rows, such as a frozen sensor whose value still
-    fits the others.
+    itself; what only shows in the order of rows, such as a frozen sensor whose value still fits the others, it
+    sees in rows extended by `TemporalContext`.
 
     Parameters: `false_alarm_rate`, the share of normal rows that may score 1 or more; `device`, where to
     compute (`auto` takes a CUDA device if there is one); `seed`, the same seed and rows give the same model on
