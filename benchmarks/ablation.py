@@ -133,7 +133,7 @@ def without(
 
 def statistics_of(detector: HierarchicalDetector, v: Tensor) -> Tensor:
     nothing = torch.zeros(v.shape[0], v.shape[1] // 2, dtype=torch.bool)
-    pairs = zip(v.split(8192), nothing.split(8192), strict=True)
+    pairs = zip(v.split(2048), nothing.split(2048), strict=True)
     return torch.cat([detector.statistics(*pair)[0] for pair in pairs])
 
 

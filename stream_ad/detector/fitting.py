@@ -13,6 +13,7 @@ from stream_ad.detector.autoencoder import corrupt
 from stream_ad.detector.draws import Draws
 from stream_ad.detector.hierarchical import HierarchicalDetector, prototypes_for
 from stream_ad.detector.outskirts import select_outskirts
+from stream_ad.detector.rarity import BINS
 from stream_ad.detector.recipe import Recipe
 from stream_ad.detector.synthesis import Synthesiser
 
@@ -132,7 +133,7 @@ def held_out(
     place = flagged.place.clamp(max=x.shape[0] - 1)
     own, extra = x[fold == which], flagged.rows[fold[place] == which]
     with torch.no_grad():
-        found = [detector.measure(part) for part in torch.cat([own, extra]).split(8192)]
+        found = [detector.measure(part) for part in torch.cat([own, extra]).split(2048)]
     is_flagged = torch.arange(own.shape[0] + extra.shape[0], device=x.device) >= own.shape[0]
     return torch.cat([each[0] for each in found]), torch.cat([each[1] for each in found]), is_flagged
 
@@ -159,7 +160,7 @@ def fit_stages(x: Tensor, recipe: Recipe, draws: Draws, progress: Progress) -> t
     with torch.no_grad():
         outliers = synthesise(detector, v, fused, recipe, draws)
         nothing = torch.zeros(outliers.shape[0], d, dtype=torch.bool, device=x.device)
-        pairs = zip(outliers.split(8192), nothing.split(8192), strict=True)
+        pairs = zip(outliers.split(2048), nothing.split(2048), strict=True)
         statistics = torch.cat([detector.statistics(*pair)[0] for pair in pairs])
     return detector, statistics
 
@@ -229,7 +230,8 @@ def fit_autoencoders(
 ) -> None:
     """Both denoising autoencoders in one optimiser: smooth L1 from the corrupted to the clean descriptor."""
     both = nn.ModuleList([detector.autoencoder_v, detector.autoencoder_w])
-    for step in optimise(both, 2e-3, 1e-5, recipe.autoencoder_steps, progress):
+    steps = fewer_steps(recipe.autoencoder_steps, v.shape[1])
+    for step in optimise(both, 2e-3, 1e-5, steps, progress):
         rows = draws.rows(v.shape[0], recipe.batch)
         loss = torch.zeros((), device=v.device)
         for autoencoder, descriptor in ((detector.autoencoder_v, v), (detector.autoencoder_w, w)):
@@ -240,8 +242,15 @@ def fit_autoencoders(
 
 
 def fit_rarity(detector: HierarchicalDetector, a: Tensor, recipe: Recipe, draws: Draws, progress: Progress) -> None:
-    for step in optimise(detector.rarity, 2e-3, 1e-3, recipe.rarity_steps, progress):
+    steps = fewer_steps(recipe.rarity_steps, BINS * a.shape[1])
+    for step in optimise(detector.rarity, 2e-3, 1e-3, steps, progress):
         step(detector.rarity.loss(a[draws.rows(a.shape[0], recipe.batch)], draws))
+
+
+def fewer_steps(steps: int, inputs: int) -> int:
+    """As many steps as a thousand inputs would get at the same price, but a tenth at least: very wide rows must not
+    make a training endless."""
+    return min(steps, max(steps // 10, 30, steps * 1000 // inputs))
 
 
 def fit_vae(
