@@ -181,8 +181,9 @@ def fit_head(stages: Stages, recipe: Recipe, draws: Draws, progress: Progress) -
         parts = detector.parts(inliers, novel)
         low, high = torch.quantile(parts, 0.5, dim=0), torch.quantile(parts, 0.95, dim=0)
         detector.part_low.copy_(low)
-        # What most inliers have none of, such as novelty, must not outweigh all else where some have it.
-        detector.part_range.copy_(torch.maximum(high - low, 3.0 * parts.std(dim=0)).clamp(min=0.5))
+        detector.part_range.copy_((high - low).clamp(min=0.5))
+        # What most inliers have none of must not outweigh all else where some have it.
+        detector.part_range[1:3] = torch.maximum(detector.part_range[1:3], 3.0 * novel.std(dim=0))
         flush_denormals(detector)
 
 
