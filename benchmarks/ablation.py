@@ -20,7 +20,7 @@ from stream_ad.detector.descriptors import Ranks
 from stream_ad.detector.draws import Draws
 from stream_ad.detector.fitting import Flagged, Stages
 from stream_ad.detector.fusion import Fusion
-from stream_ad.detector.hierarchical import WEIGHTS, HierarchicalDetector
+from stream_ad.detector.hierarchical import WEIGHTS
 from stream_ad.detector.statistics import NAMES
 
 RECIPE = Recipe()
@@ -34,16 +34,14 @@ CODE_BOOK = ("nearest_prototype", "nearest_by_group")
 NOVELTY = ("unseen_value", "unseen_pairs")
 
 
-def scorer(train: bytes, shape: tuple[int, int], seed: int, patched: str) -> tuple[Stages, Tensor]:
+@lru_cache(maxsize=4)
+def fitted(train: bytes, shape: tuple[int, int], seed: int, patched: str) -> tuple[Stages, Tensor]:
     """Stages fitted on the rows in `train`, with one of the `PATCHES`, and the rows."""
     x = torch.frombuffer(bytearray(train), dtype=torch.float64).reshape(shape)
     flagged = Flagged(x[:0], torch.empty(0, dtype=torch.int64), 0.0)
     with patches(PATCHES[patched]), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return fitting.fit_and_hold_out(x, RECIPE, Draws(seed, CPU), seed, flagged, lambda share: None), x
-
-
-fitted = lru_cache(maxsize=4)(scorer)
 
 
 @contextmanager
@@ -112,7 +110,8 @@ def without(
     detector, draws = stages.detector, Draws(seed, CPU)
     if outliers:
         with torch.no_grad():
-            stages.outliers = statistics_of(detector, outliers(detector.describe(x)[0], draws))
+            v = detector.describe(x)[0]
+        stages.outliers = fitting.complete_statistics(detector, outliers(v, draws))
     hidden = [NAMES.index(name) for name in statistics if name in NAMES]
     for rows in (stages.statistics, stages.outliers):
         rows[:, hidden] = 1.0
@@ -129,12 +128,6 @@ def without(
             return detector.combine(detector.parts(found, novel)).numpy()
 
     return score
-
-
-def statistics_of(detector: HierarchicalDetector, v: Tensor) -> Tensor:
-    nothing = torch.zeros(v.shape[0], v.shape[1] // 2, dtype=torch.bool)
-    pairs = zip(v.split(2048), nothing.split(2048), strict=True)
-    return torch.cat([detector.statistics(*pair)[0] for pair in pairs])
 
 
 VARIANTS: dict[str, Method] = {

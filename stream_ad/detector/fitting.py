@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from stream_ad.detector.autoencoder import corrupt
 from stream_ad.detector.draws import Draws
-from stream_ad.detector.hierarchical import HierarchicalDetector, prototypes_for
+from stream_ad.detector.hierarchical import NOVELTY, HierarchicalDetector, prototypes_for
 from stream_ad.detector.outskirts import select_outskirts
 from stream_ad.detector.rarity import BINS
 from stream_ad.detector.recipe import Recipe
@@ -159,10 +159,15 @@ def fit_stages(x: Tensor, recipe: Recipe, draws: Draws, progress: Progress) -> t
     fit_vae(detector, fused, recipe, draws, part_of(progress, 2, 3))
     with torch.no_grad():
         outliers = synthesise(detector, v, fused, recipe, draws)
-        nothing = torch.zeros(outliers.shape[0], d, dtype=torch.bool, device=x.device)
-        pairs = zip(outliers.split(2048), nothing.split(2048), strict=True)
-        statistics = torch.cat([detector.statistics(*pair)[0] for pair in pairs])
-    return detector, statistics
+    return detector, complete_statistics(detector, outliers)
+
+
+def complete_statistics(detector: HierarchicalDetector, v: Tensor) -> Tensor:
+    """Statistics [m, 15] of rows V [m, 2d] in which nothing is missing."""
+    nothing = torch.zeros(v.shape[0], v.shape[1] // 2, dtype=torch.bool, device=v.device)
+    pairs = zip(v.split(2048), nothing.split(2048), strict=True)
+    with torch.no_grad():
+        return torch.cat([detector.statistics(*pair)[0] for pair in pairs])
 
 
 def fit_head(stages: Stages, recipe: Recipe, draws: Draws, progress: Progress) -> None:
@@ -183,7 +188,7 @@ def fit_head(stages: Stages, recipe: Recipe, draws: Draws, progress: Progress) -
         detector.part_low.copy_(low)
         detector.part_range.copy_((high - low).clamp(min=0.5))
         # What most inliers have none of must not outweigh all else where some have it.
-        detector.part_range[1:3] = torch.maximum(detector.part_range[1:3], 3.0 * novel.std(dim=0))
+        detector.part_range[NOVELTY] = torch.maximum(detector.part_range[NOVELTY], 3.0 * novel.std(dim=0))
         flush_denormals(detector)
 
 
@@ -195,11 +200,11 @@ def fit_descriptors(detector: HierarchicalDetector, x: Tensor) -> Tensor:
         filled = detector.impute.fit(a)
         settled = detector.settle(x, a, filled)
         distinct = detector.ranks.fit(settled)
-        detector.novelty.fit(detector.ranks(settled)[1], distinct)
+        rank, place, _ = detector.ranks(settled)
+        detector.novelty.fit(place, distinct)
         detector.rarity.fit_bins(filled)
         detector.whiten.fit(filled)
-        v: Tensor = detector.describe(x)[0]
-    return v
+    return torch.cat([filled, rank], dim=1)
 
 
 def synthesise(detector: HierarchicalDetector, v: Tensor, fused: Tensor, recipe: Recipe, draws: Draws) -> Tensor:

@@ -29,6 +29,8 @@ WEIGHTS = (
     ("rarity_sum", 0.5),
 )
 """Parts of the raw score: the classifier's logit, what was never seen before, and some of the statistics."""
+NOVELTY = slice(1, 3)
+"""Where among them novelty stands."""
 
 MOST_CANDIDATES = 16
 """Features of a flagged row that are tried out one by one when it is explained."""

@@ -30,7 +30,7 @@ class Recipe:
     classifier_steps: int = 500
     batch: int = 256
     calibration_share: float = 0.5
-    """Share of the rows that calibrate the score and are never trained on."""
+    """Share of the rows that the stages are not trained on; classifier, scales and calibration are fitted on them."""
     cross_fit_below: int = 4000
     """Windows with fewer rows are calibrated by cross-fitting instead: no row is spared."""
     cross_fit_folds: int = 3
