@@ -40,9 +40,7 @@ def judge(detector: Detector, recent: Float64) -> Verdict:
     if not np.isfinite(score).all():
         verdict.refuse(f"{int((~np.isfinite(score)).sum())} of {len(score)} scores are not finite")
         return verdict
-    # Rows that it has learned may all be beyond question, rows put together from several hardly.
-    mixed = np.random.default_rng(0).permuted(rows, axis=0)
-    if len(np.unique(rows, axis=0)) > 1 and float(np.ptp(np.append(score, detector.score(mixed)))) == 0.0:
+    if len(np.unique(rows, axis=0)) > 1 and is_constant(detector, rows, score):
         verdict.refuse(f"every row gets the same score, {score[0]:.3g}")
     most = most_alerts(len(rows), detector.false_alarm_rate)
     if (alerts := int((score >= 1.0).sum())) > most:
@@ -51,6 +49,15 @@ def judge(detector: Detector, recent: Float64) -> Verdict:
     if difference > 1e-5 * max(1.0, float(score[:256].max())):
         verdict.refuse(f"the compiled module differs from the plain one by {difference:.2g}")
     return verdict
+
+
+def is_constant(detector: Detector, rows: Float64, score: Float64) -> bool:
+    """Whether all rows get one score, those put together from several too: rows that it has learned may well all be
+    beyond question."""
+    if float(np.ptp(score)) > 0.0:
+        return False
+    mixed = np.random.default_rng(0).permuted(rows, axis=0)
+    return float(np.ptp(np.append(score, detector.score(mixed)))) == 0.0
 
 
 def most_alerts(n: int, alpha: float) -> int:
