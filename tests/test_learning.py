@@ -12,7 +12,8 @@ from stream_ad.learning import ColdStart, gate
 from stream_ad.learning.cores import threads_each, usable_cores
 from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32
 from stream_ad.learning.triggers import Triggers
-from stream_ad.learning.window import InlierWindow, inlier_probability
+from stream_ad.learning.truncation import inlier_probability
+from stream_ad.learning.window import InlierWindow
 
 TINY = Recipe(autoencoder_steps=150, rarity_steps=75, vae_steps=80, classifier_steps=120, synthetic_outliers=2000)
 
