@@ -16,6 +16,7 @@ FAR = 2.0
 PRIOR_SPREAD = 0.3
 """How far, relatively, the number of flagged inliers is expected to be from the budget."""
 
+
 def inlier_probability(score: Float64, unflagged: int, alpha: float) -> Float64:
     """How likely each flagged row is an inlier, from its score [k] >= 1 and the number of unflagged rows. [k]
 
