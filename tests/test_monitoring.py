@@ -167,15 +167,54 @@ def test_trainings_and_the_live_model(metrics: Metrics, server: MonitoringServer
 
 def test_counters_are_there_before_their_first_event(server: MonitoringServer) -> None:
     assert value(server, "stream_ad_trainings_total", trigger="time", result="timeout") == 0.0
+    assert value(server, "stream_ad_trainings_total", trigger="regime", result="rejected") == 0.0
+    assert value(server, "stream_ad_drift_total", signal="flagged", feature="") == 0.0
+    assert value(server, "stream_ad_gate_refusals_total", check="alert_rate") == 0.0
+    assert value(server, "stream_ad_labels_total", label="anomaly", result="invalid") == 0.0
     assert value(server, "stream_ad_dead_letters_total", reason="not_a_number") == 0.0
     assert value(server, "stream_ad_records_total", result="dead_letter") == 0.0
 
 
-def test_a_scorer_shows_no_trainings_and_says_its_role() -> None:
+def test_the_loop_of_learning_is_told(metrics: Metrics, server: MonitoringServer) -> None:
+    metrics.drift_found("score")
+    metrics.drift_found("residual", "b")
+    metrics.set_regime_change(True)
+    metrics.regime_changed("hold")
+    metrics.set_quarantine_rows(12)
+    metrics.gate_refused("auroc")
+    metrics.rolled_back()
+    metrics.set_reference_distance(3.5)
+    metrics.set_adapted_false_alarm_rate(0.004)
+    metrics.label_taken("normal", "unknown_record")
+    assert value(server, "stream_ad_drift_total", signal="score", feature="") == 1.0
+    assert value(server, "stream_ad_drift_total", signal="residual", feature="b") == 1.0
+    assert value(server, "stream_ad_drift_total", signal="residual", feature="a") == 0.0
+    assert value(server, "stream_ad_regime_change") == 1.0
+    assert value(server, "stream_ad_regime_changes_total", action="hold") == 1.0
+    assert value(server, "stream_ad_quarantine_rows") == 12.0
+    assert value(server, "stream_ad_gate_refusals_total", check="auroc") == 1.0
+    assert value(server, "stream_ad_rollbacks_total") == 1.0
+    assert value(server, "stream_ad_reference_distance") == 3.5
+    assert value(server, "stream_ad_adapted_false_alarm_rate") == 0.004
+    assert value(server, "stream_ad_labels_total", label="normal", result="unknown_record") == 1.0
+    metrics.set_regime_change(False)
+    assert value(server, "stream_ad_regime_change") == 0.0
+
+
+def test_episodes_begun_add_up_and_open_ones_do_not(metrics: Metrics, server: MonitoringServer) -> None:
+    metrics.episodes_observed(started=3, open=2, suppressed=0)
+    metrics.episodes_observed(started=1, open=1, suppressed=5)
+    assert value(server, "stream_ad_episodes_total") == 4.0
+    assert value(server, "stream_ad_open_episodes") == 1.0
+    assert value(server, "stream_ad_alerts_suppressed_total") == 5.0
+
+
+def test_a_scorer_shows_nothing_of_learning_and_says_its_role() -> None:
     metrics = Metrics(["a"], "0.0", role="scorer")
     samples = [sample for family in metrics.registry.collect() for sample in family.samples]
     assert {s.labels["role"] for s in samples if s.name == "stream_ad_build_info"} == {"scorer"}
-    assert not [s for s in samples if s.name == "stream_ad_trainings_total"]
+    learning = ("trainings", "drift", "regime_changes", "gate_refusals", "labels")
+    assert not [s for s in samples if s.name in [f"stream_ad_{name}_total" for name in learning]]
 
 
 def test_the_process_itself_is_measured(server: MonitoringServer) -> None:

@@ -42,8 +42,12 @@ SCORE_EDGES = (
 LATENCY_EDGES = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 STAGE_EDGES = (0.0005, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
 TRAINING_EDGES = (1, 2, 5, 10, 20, 40, 60, 120, 300, 600, 1200, 3600)
-TRIGGERS = ("first", "rows", "time", "manual")
+TRIGGERS = ("first", "rows", "time", "drift", "regime", "manual")
 RESULTS = ("accepted", "rejected", "error", "killed", "timeout")
+REGIME_ACTIONS = ("adapt", "hold")
+GATE_CHECKS = ("finite", "constant", "alert_rate", "auroc", "compiled")
+LABELS = ("normal", "anomaly")
+LABEL_RESULTS = ("used", "unknown_record", "invalid")
 RATIO_ROWS = 10_000
 """Rows that `stream_ad_alert_ratio` looks back on."""
 
@@ -156,11 +160,61 @@ class Metrics:
             "stream_ad_build_info", "Version of stream_ad and the worker's role.", ["version", "role"], registry=r
         )
         build.labels(version, role).set(1)
+        self._add_learning_loop(role)
+        self._add_episodes()
         self._source_totals = (0, 0, 0, 0)
         self._newest: dict[Place, float] = {}
         self._shown: dict[Gauge, set[Place]] = {self._lag: set(), self._lag_seconds: set()}
         self._recent: deque[tuple[int, int]] = deque()
         self._recent_scored = self._recent_flagged = 0
+
+    def _add_learning_loop(self, role: str) -> None:
+        r = self.registry
+        self._drifts = Counter(
+            "stream_ad_drift", "Drifts found, by what has drifted.", ["signal", "feature"], registry=r
+        )
+        self._regime_change = Gauge(
+            "stream_ad_regime_change", "1 from when a regime change is found until a model fits again.", registry=r
+        )
+        self._regime_changes = Counter(
+            "stream_ad_regime_changes", "Regime changes found, by what was done.", ["action"], registry=r
+        )
+        self._quarantine = Gauge("stream_ad_quarantine_rows", "Flagged rows that are kept aside.", registry=r)
+        self._gate_refusals = Counter(
+            "stream_ad_gate_refusals", "Checks of the gate that a new model failed.", ["check"], registry=r
+        )
+        self._rollbacks = Counter("stream_ad_rollbacks", "Times that the worker rolled a model back.", registry=r)
+        self._reference_distance = Gauge(
+            "stream_ad_reference_distance",
+            "Share of rows that the reference model flags and the live one finds normal, in budgets; 0 without one.",
+            registry=r,
+        )
+        self._adapted_budget = Gauge(
+            "stream_ad_adapted_false_alarm_rate",
+            "The level that the threshold stands at now; 0 without a model.",
+            registry=r,
+        )
+        self._labels_taken = Counter(
+            "stream_ad_labels", "Labels that people gave, by what became of them.", ["label", "result"], registry=r
+        )
+        if role == "scorer":  # It never learns.
+            return
+        for signal, feature in [("score", ""), ("flagged", ""), *(("residual", name) for name in self._features)]:
+            self._drifts.labels(signal, feature)
+        for action in REGIME_ACTIONS:
+            self._regime_changes.labels(action)
+        for check in GATE_CHECKS:
+            self._gate_refusals.labels(check)
+        for label, result in product(LABELS, LABEL_RESULTS):
+            self._labels_taken.labels(label, result)
+
+    def _add_episodes(self) -> None:
+        r = self.registry
+        self._episodes = Counter("stream_ad_episodes", "Episodes of flagged rows that have begun.", registry=r)
+        self._open_episodes = Gauge("stream_ad_open_episodes", "Episodes that have not ended.", registry=r)
+        self._suppressed = Counter(
+            "stream_ad_alerts_suppressed", "Flagged rows and episodes kept from the sink by cooldown.", registry=r
+        )
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -254,6 +308,45 @@ class Metrics:
         """`trigger` is one of `TRIGGERS`, `result` one of `RESULTS`."""
         self._trainings.labels(trigger, result).inc()
         self._training_seconds.observe(seconds)
+
+    def drift_found(self, signal: str, feature: str = "") -> None:
+        """`signal` is score, flagged or residual; `feature` is named for a residual only."""
+        self._drifts.labels(signal, feature).inc()
+
+    def set_regime_change(self, lasting: bool) -> None:
+        self._regime_change.set(lasting)
+
+    def regime_changed(self, action: str) -> None:
+        """`action` is one of `REGIME_ACTIONS`."""
+        self._regime_changes.labels(action).inc()
+
+    def set_quarantine_rows(self, rows: int) -> None:
+        self._quarantine.set(rows)
+
+    def gate_refused(self, check: str) -> None:
+        """A new model failed a check, one of `GATE_CHECKS`."""
+        self._gate_refusals.labels(check).inc()
+
+    def rolled_back(self) -> None:
+        """The worker itself put the previous model back."""
+        self._rollbacks.inc()
+
+    def set_reference_distance(self, distance: float) -> None:
+        """In budgets: 1 is what a model that has not moved would show."""
+        self._reference_distance.set(distance)
+
+    def set_adapted_false_alarm_rate(self, rate: float) -> None:
+        self._adapted_budget.set(rate)
+
+    def episodes_observed(self, started: int, open: int, suppressed: int) -> None:
+        """Episodes begun and alerts kept back since the last call, and how many episodes are open now."""
+        self._episodes.inc(started)
+        self._open_episodes.set(open)
+        self._suppressed.inc(suppressed)
+
+    def label_taken(self, label: str, result: str) -> None:
+        """`label` is one of `LABELS`, `result` one of `LABEL_RESULTS`."""
+        self._labels_taken.labels(label, result).inc()
 
     def _show_only(self, gauge: Gauge, values: Mapping[Place, float]) -> None:
         """Set these series and take the others away; at no moment is one of these missing from a scrape."""
