@@ -239,7 +239,7 @@ def runbook_url(alert: str) -> str:
 def with_links_for_grafana(markdown: str) -> str:
     """Links to other sections lead to their panels; those to files of the repository become words."""
     markdown = re.sub(r"\[(\w+)\]\(#\w+\)", lambda found: f"[{found[1]}]({runbook_url(found[1])})", markdown)
-    return re.sub(r"\[([^]]+)\]\(\.\./[^)]+\)", r"\1", markdown)
+    return re.sub(r"\[([^]]+)\]\((?:\.\./|[\w-]+\.md)[^)]*\)", r"\1", markdown)
 
 
 def link(title: str, url: str, **more: Any) -> Json:
@@ -397,6 +397,18 @@ def flagged_by_sensor() -> Json:
         unit="short",
         stack=True,
         bars=True,
+    )
+
+
+def threshold_level() -> Json:
+    return lines(
+        "Level of the threshold, and the budget",
+        "The false-alarm rate that each worker's threshold stands at now. It is adapted between trainings: below the"
+        " budget where too many rows would be flagged, above it where too few.",
+        query("stream_ad_adapted_false_alarm_rate{..}", "{{instance}}"),
+        query(BUDGET, "budget"),
+        alert="StreamAdBudgetNotHeld",
+        unit="percentunit",
     )
 
 
@@ -574,6 +586,36 @@ def model_quality() -> Json:
                 alert="StreamAdAlertsOverBudget",
                 unit="percentunit",
             ),
+            threshold_level(),
+            lines(
+                "Budgets flagged over an hour",
+                "1 is what alerts.false_alarm_rate allows on a sound plant. Lasting values above 3, with no fault to"
+                " blame, are a budget that does not hold.",
+                query('namespace_job:stream_ad_alerts:budgets_rate1h{job=~"$job"}', "{{job}}"),
+                alert="StreamAdBudgetNotHeld",
+                unit="none",
+                decimals=1,
+                thresholds=[(3, YELLOW), (10, RED)],
+            ),
+        ],
+        "Episodes": [
+            lines(
+                "Open episodes",
+                "Keys whose last rows are flagged, by worker. One that stays open for hours is a fault that lasts, or"
+                " a key that the model does not know.",
+                query("stream_ad_open_episodes{..}", "{{instance}}"),
+                alert="StreamAdEpisodeOpen",
+                unit="none",
+            ),
+            lines(
+                "Episodes begun, and alerts kept back",
+                "begun: episodes are what people are told of. kept back: alerts that alerts.cooldown suppressed.",
+                query("sum(increase(stream_ad_episodes_total{..}[$__rate_interval]))", "begun"),
+                query("sum(increase(stream_ad_alerts_suppressed_total{..}[$__rate_interval]))", "kept back"),
+                alert="StreamAdEpisodeOpen",
+                unit="none",
+                bars=True,
+            ),
         ],
         "Scores": [
             heatmap(
@@ -725,7 +767,8 @@ def learning() -> Json:
             ),
             lines(
                 "Trainings by what asked for them",
-                "first: there was no model. rows and time: training.every_rows and every_seconds. manual: by hand.",
+                "first: there was no model. rows and time: training.every_rows and every_seconds. drift and regime:"
+                " what was measured on the stream. manual: by hand.",
                 query("sum by (trigger) (increase(stream_ad_trainings_total{..}[$__rate_interval]))", "{{trigger}}"),
                 alert="StreamAdModelOld",
                 unit="none",
@@ -768,12 +811,88 @@ def learning() -> Json:
                 alert="StreamAdModelOld",
                 unit="rowsps",
             ),
+            lines(
+                "Flagged rows kept aside",
+                "They help to calibrate and are never learned from, unless the regime has changed: then the next model"
+                " is made from them.",
+                query("stream_ad_quarantine_rows{..}", "{{instance}}"),
+                alert="StreamAdRegimeChange",
+                unit="short",
+            ),
+            lines(
+                "Labels by what became of them",
+                "What people said of rows. unknown_record: it came too late, or for rows of others. invalid: it could"
+                " not be read.",
+                query("sum by (result) (increase(stream_ad_labels_total{..}[$__rate_interval]))", "{{result}}"),
+                alert="StreamAdLabelsUnusable",
+                unit="none",
+                stack=True,
+                bars=True,
+            ),
+        ],
+        "Drift and regimes": [
+            lines(
+                "Drifts by what has drifted",
+                "score: all a little. flagged: the share above the threshold. residual: one feature's distance from"
+                " what the model expects. Each asks for a training; bars without an end are a model that does not"
+                " catch up.",
+                query(
+                    "sum by (signal, feature) (increase(stream_ad_drift_total{..}[$__rate_interval]))",
+                    "{{signal}} {{feature}}",
+                ),
+                alert="StreamAdDriftKeepsComing",
+                unit="none",
+                stack=True,
+                bars=True,
+            ),
+            states(
+                "Regime",
+                "By worker. changed: most rows are not what the model knows, and no model that fits is live yet.",
+                query("stream_ad_regime_change{..}", "{{instance}}"),
+                alert="StreamAdRegimeChange",
+                unit="none",
+                size=(12, 8),
+                mappings=values(as_known=(0, "text"), changed=(1, ORANGE)),
+            ),
+            rare(
+                "Regime changes",
+                "By what was done: adapt, the new regime is learned; hold, it stays flagged.",
+                "sum by (action) (increase(stream_ad_regime_changes_total{..}[$__rate_interval]))",
+                "{{action}}",
+                "StreamAdRegimeChange",
+            ),
+            rare(
+                "Models refused, by check",
+                "Checks of the gate that new models failed; one model may fail several.",
+                "sum by (check) (increase(stream_ad_gate_refusals_total{..}[$__rate_interval]))",
+                "{{check}}",
+                "StreamAdTrainingRefused",
+            ),
+            rare(
+                "Roll-backs",
+                "Models that passed the gate, flagged too much or too little of the stream, and were taken back.",
+                "sum(increase(stream_ad_rollbacks_total{..}[$__rate_interval]))",
+                "rolled back",
+                "StreamAdRolledBack",
+            ),
+            lines(
+                "Distance from the reference model",
+                "What the reference model flags of the rows that the live one finds normal, in budgets. About 1: they"
+                " agree. It climbs with a drift that is too slow for all else to see.",
+                query("max by (job) (stream_ad_reference_distance{..})", "{{job}}"),
+                alert="StreamAdFarFromReference",
+                unit="none",
+                decimals=1,
+                size=(24, 6),
+                thresholds=[(5, YELLOW), (20, RED)],
+            ),
         ],
     }
     return dashboard(
         "learning",
         "learning",
-        "Is the model fresh, and do trainings go well? Blue marks are model swaps, red ones failed trainings.",
+        "Is the model fresh, do trainings go well, and has the plant moved? Blue marks are model swaps, red ones failed"
+        " trainings.",
         rows,
     )
 
