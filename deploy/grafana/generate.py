@@ -884,7 +884,7 @@ def learning() -> Json:
                 unit="none",
                 decimals=1,
                 size=(24, 6),
-                thresholds=[(5, YELLOW), (20, RED)],
+                thresholds=[(3, YELLOW), (10, RED)],
             ),
         ],
     }
