@@ -24,6 +24,8 @@ class Scorer:
         self.model: LoadedModel | None = None
         self.residual: Float64 = np.zeros(len(schema.features))
         """[d] mean distance of the last batch's rows from their reconstruction, in spreads of the feature."""
+        self.distance: Float64 = np.empty((0, len(schema.features)))
+        """[n, d] the same of each row of the last batch; NaN where a value is missing or there is no model."""
         self._n_features = len(schema.features)
         self._calendar = schema.calendar
         self._context = None if schema.context == NO_CONTEXT else TemporalContext(self._n_features, **schema.context)
@@ -60,6 +62,7 @@ class Scorer:
         known: Bool = np.logical_not(missing.all(axis=1))
         imputed: Bool = np.any(missing, axis=1)
         n = len(batch)
+        self.distance = np.full((n, self._n_features), np.nan)
         verdicts = Verdicts(
             status=np.full(n, Status.UNSCORED, np.uint8),
             score=np.full(n, np.nan),
@@ -95,10 +98,10 @@ class Scorer:
         verdicts.flagged = np.flatnonzero(verdicts.is_anomaly)
         d = self._n_features
         if len(verdicts.flagged):
-            expected, share = model.detector.explain(extended[verdicts.flagged])
-            verdicts.expected = expected[:, :d]
-            verdicts.attribution = share if self._context is None else self._context.fold(share)
+            describes = None if self._context is None else self._context.describes
+            verdicts.expected, verdicts.attribution = model.detector.explain(extended[verdicts.flagged], describes)
         distance = np.abs(batch.values[known] - found.reconstruction[:, :d]) / model.detector.spread[:d]
+        self.distance[known] = distance
         present = ~np.isnan(distance)
         self.residual = np.where(present, distance, 0.0).sum(axis=0) / np.maximum(1, present.sum(axis=0))
 

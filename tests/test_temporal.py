@@ -61,7 +61,7 @@ def test_without_window_and_calendar_a_row_stays_as_it_is() -> None:
     context = TemporalContext(3, window=0)
     assert context.width == 3
     np.testing.assert_array_equal(context.extend(values), values)
-    np.testing.assert_array_equal(context.fold(values), values)
+    np.testing.assert_array_equal(context.describes, [0, 1, 2])
 
 
 @pytest.mark.parametrize("window", [-1, 1])
@@ -146,16 +146,9 @@ def test_the_calendar_of_unknown_times_is_missing() -> None:
     assert np.isnan(context.extend(np.zeros((1, 1)))[:, 1:]).all()
 
 
-def test_attribution_is_folded_onto_the_features_and_keeps_its_sum() -> None:
+def test_columns_say_which_feature_they_tell_of() -> None:
     context = TemporalContext(2, WINDOW, calendar=True)
-    share = np.array(
-        [
-            [0.1, 0.2, 0.3, 0.0, 0.0, 0.4, 0.0, 0.0, 0.0, 0.0],
-            [0.3, 0.1, 0.0, 0.0, 0.0, 0.0, 0.2, 0.2, 0.1, 0.1],
-            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
-        ]
-    )
-    np.testing.assert_allclose(context.fold(share), [[0.4, 0.6], [0.75, 0.25], [0.5, 0.5]])
+    np.testing.assert_array_equal(context.describes, [0, 1, 0, 1, 0, 1, -1, -1, -1, -1])
 
 
 def fitted(extended: Float64) -> Detector:
@@ -179,8 +172,9 @@ class TestInTheDetector:
         stuck = slice(200 + WINDOW, 260)
         assert np.mean(score[stuck] > 1.0) > 0.9
         assert np.mean(score[WINDOW:200] > 1.0) < 0.1
-        _, share = detector.explain(extended[stuck])
-        assert np.mean(context.fold(share).argmax(axis=1) == 0) > 0.9
+        _, share = detector.explain(extended[stuck], context.describes)
+        assert share.shape == (60 - WINDOW, 3)
+        assert np.mean(share.argmax(axis=1) == 0) > 0.9
 
     def test_a_wrong_pattern_of_ordinary_values_is_seen(self, detector: Detector) -> None:
         test = sensors(400, seed=1)

@@ -123,14 +123,20 @@ class Detector:
             score: Tensor = self._fitted()(self._tensor(x))[0]
         return score.cpu().numpy()
 
-    def explain(self, x: Float64) -> tuple[Float64, Float64]:
+    def explain(self, x: Float64, describes: NDArray[np.int64] | None = None) -> tuple[Float64, Float64]:
         """For rows x [n, d]: the values that were expected [n, d], in the units of the input, and each
-        feature's share in the finding [n, d], which sum to 1."""
+        feature's share in the finding [n, d], which sum to 1.
+
+        For rows that `TemporalContext` has extended, its `describes` [width] says which of the d features each column
+        tells of: a feature is then tried out and blamed as a whole.
+        """
         module = self.compiled()
+        columns = np.arange(x.shape[1]) if describes is None else describes
+        if len(x) == 0:
+            return np.empty((0, columns.max() + 1)), np.empty((0, columns.max() + 1))
+        of_column = torch.as_tensor(columns, device=self.device)
         with torch.inference_mode():
-            parts = [module.explain(part) for part in self._tensor(x).split(CHUNK // MOST_CANDIDATES)]
-        if not parts:
-            return np.empty(x.shape), np.empty(x.shape)
+            parts = [module.explain(part, of_column) for part in self._tensor(x).split(CHUNK // MOST_CANDIDATES)]
         expected, share = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
         return expected, share
 

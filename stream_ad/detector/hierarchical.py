@@ -61,7 +61,7 @@ class HierarchicalDetector(nn.Module):
         self.fusion = Fusion(2 * recipe.code_size)
         self.vae = VariationalAutoencoder(2 * recipe.code_size, recipe.vae_width, recipe.latent_size)
         self.latent_spread = LatentSpread(recipe.latent_size)
-        self.codebook = CodeBook(prototypes, 3 * n_features)
+        self.codebook = CodeBook(prototypes, 2 * n_features)
         self.normalise = NormaliseStatistics()
         self.classifier = Classifier(len(NAMES), recipe.classifier_width, recipe.classifier_networks)
         self.calibration = Calibration()
@@ -106,7 +106,7 @@ class HierarchicalDetector(nn.Module):
         mu, log_variance = self.vae.encode(fused)
         vae_error = (fused - self.vae.decode(mu)).pow(2).mean(dim=1)
         rarity = self.rarity(a, missing)
-        nearest, by_group = self.codebook(torch.cat([v, w], dim=1))
+        nearest, by_group = self.codebook(self.position(v, w))
         statistics = [
             residual_v.pow(2).mean(dim=1),
             residual_v.mean(dim=1),
@@ -126,6 +126,10 @@ class HierarchicalDetector(nn.Module):
         ]
         return torch.stack(statistics, dim=1), reconstruction[:, : self.n_features], rarity
 
+    def position(self, v: Tensor, w: Tensor) -> Tensor:
+        """V [n, 2d] and W [n, d] -> [n, 2d] in which two rows are as far apart as in [V, W]."""
+        return torch.cat([v[:, self.n_features :], self.whiten.both(w)], dim=1)
+
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [n, d] float64, NaN for missing -> statistics [n, 15] and what is novel [n, 2]."""
         v, missing, novel = self.describe(x)
@@ -143,12 +147,12 @@ class HierarchicalDetector(nn.Module):
         return compress(scaled.clamp(min=-5.0), 25.0) @ self.part_weight
 
     def raw_score(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x [n, d] float64, NaN for missing -> raw score [n], A without gaps, its reconstruction and the conditional
-        rarity of each feature, all [n, d]."""
+        """x [n, d] float64, NaN for missing -> raw score [n], V [n, 2d] without gaps, the reconstruction of A and the
+        conditional rarity of each feature, both [n, d]."""
         v, missing, novel = self.describe(x)
         statistics, reconstruction, rarity = self.statistics(v, missing)
         raw = self.combine(self.parts(statistics, novel))
-        return raw, v[:, : self.n_features], reconstruction, rarity
+        return raw, v, reconstruction, rarity
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [n, d] float64, NaN for missing -> score [n], p-value [n], reconstruction [n, d], all float64.
@@ -165,27 +169,41 @@ class HierarchicalDetector(nn.Module):
         return score, p, self.standardise.inverse(reconstruction)
 
     @torch.jit.export
-    def explain(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What was expected of rows x [n, d] and which features are to blame: two [n, d], float64.
+    def explain(self, x: Tensor, describes: Tensor) -> tuple[Tensor, Tensor]:
+        """What was expected of rows x [n, w] and which features are to blame: two [n, d], float64.
 
-        Each of the most surprising features in turn is taken for missing and filled in from the others; its
-        share is what the raw score loses by it, its expected value what was filled in. Shares sum to 1.
+        `describes` [w] says which of the d features each column tells of, -1 for none; the first d columns are the
+        features themselves. Each of the most surprising features in turn is taken for missing, with all that
+        tells of it, and filled in from the others: that is its expected value. What the raw score loses by it is
+        its relief. If one feature is off, its relief is nearly all of the score, and shares go by the squares of
+        the reliefs; if many are, none alone brings relief, and the rest of the share goes by how far each is from
+        the middle of its ranks. Shares sum to 1.
         """
-        raw, a, expected, rarity = self.raw_score(x)
-        surprise = self.impute.surprise(a) + rarity
-        order = torch.topk(surprise, self.candidates, dim=1).indices
-        # Every row once for each candidate, with that feature missing.
-        feature = order.reshape(-1, 1)
-        trials = x.repeat_interleave(self.candidates, dim=0)
-        trials = trials.scatter(1, feature, torch.full_like(trials[:, :1], torch.nan))
+        raw, v, reconstruction, rarity = self.raw_score(x)
+        a, rank = v[:, : self.n_features], v[:, self.n_features :]
+        d = int(describes.max()) + 1
+        tells_of = torch.arange(d, device=x.device)[:, None] == describes
+        by_feature = tells_of.to(a.dtype).T
+        surprise = (self.impute.surprise(a) + rarity) @ by_feature
+        k = min(d, self.candidates)
+        order = torch.topk(surprise, k, dim=1).indices
+        # Every row once for each candidate, without it.
+        trials = torch.where(tells_of[order], torch.nan, x[:, None]).flatten(0, 1)
         less, filled, _, _ = self.raw_score(trials)
-        relief = (raw[:, None] - less.reshape(-1, self.candidates)).clamp(min=0.0)
-        relief = torch.zeros_like(a).scatter(1, order, relief)
-        expected = expected.scatter(1, order, filled.gather(1, feature).reshape(-1, self.candidates))
-        # Where no single feature brings relief, surprise alone tells.
-        relief = torch.where(relief.sum(dim=1, keepdim=True) > 0.0, relief * relief, surprise + 1e-9)
-        share = relief.to(torch.float64)
-        return self.standardise.inverse(expected), share / share.sum(dim=1, keepdim=True)
+        relief = (raw[:, None] - less.reshape(-1, k)).clamp(min=0.0)
+        explained = (relief.amax(dim=1) / raw.clamp(min=1e-6)).clamp(max=1.0)[:, None]
+        relief = torch.zeros_like(surprise).scatter(1, order, relief * relief)
+        strange = (rank * rank * ~torch.isnan(x)) @ by_feature + 1e-9
+        share = explained * proportion(relief) + (1.0 - explained) * proportion(strange)
+        filled = filled[:, :d].gather(1, order.reshape(-1, 1)).reshape(-1, k)
+        expected = reconstruction.scatter(1, order, filled)
+        return self.standardise.inverse(expected)[:, :d], proportion(share)
+
+
+def proportion(parts: Tensor) -> Tensor:
+    """Parts [n, d], none negative -> float64 that sum to 1 in each row, or 0 where all parts are."""
+    wide = parts.to(torch.float64)
+    return wide / wide.sum(dim=1, keepdim=True).clamp(min=1e-300)
 
 
 def prototypes_for(n_rows: int, recipe: Recipe) -> int:

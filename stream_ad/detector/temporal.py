@@ -69,6 +69,12 @@ class TemporalContext:
         statistics = STATISTICS if self.window else 0
         return self.n_features * (1 + statistics) + (CALENDAR_COLUMNS if self.calendar else 0)
 
+    @property
+    def describes(self) -> Int64:
+        """[width] which feature each column of an extended row tells of; -1 for the calendar, which tells of none."""
+        of_features = np.tile(np.arange(self.n_features), 1 + (STATISTICS if self.window else 0))
+        return np.concatenate([of_features, np.full(self.width - len(of_features), -1)])
+
     def extend(
         self, values: Float64, keys: Sequence[bytes | None] | None = None, timestamps: Float64 | None = None
     ) -> Float64:
@@ -86,22 +92,6 @@ class TemporalContext:
             parts.append(calendar_circles(np.full(len(values), np.nan) if timestamps is None else timestamps))
         extended: Float64 = np.concatenate(parts, axis=1)
         return extended
-
-    def fold(self, extended_share: Float64) -> Float64:
-        """Attribution of extended rows [n, width] -> of the features they describe [n, d], with the same sums.
-
-        The calendar belongs to no feature: its share is divided in proportion to the features' own.
-        """
-        d = self.n_features
-        described = d * (1 + (STATISTICS if self.window else 0))
-        by_descriptor = extended_share[:, :described].reshape(len(extended_share), described // d, d)
-        share: Float64 = by_descriptor.sum(axis=1)
-        if not self.calendar:
-            return share
-        total = share.sum(axis=1, keepdims=True)
-        proportion = np.where(total > 0.0, share / np.where(total > 0.0, total, 1.0), 1.0 / d)
-        of_calendar: Float64 = extended_share[:, described:].sum(axis=1, keepdims=True)
-        return share + proportion * of_calendar
 
     def _statistics(self, values: Float64, keys: Sequence[bytes | None] | None) -> list[Float64]:
         """Rolling mean and fourth root of the deviation, each [n, d]."""
