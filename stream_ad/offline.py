@@ -12,6 +12,7 @@ import numpy as np
 
 from stream_ad.config import Config, FileSink, FileSource, KafkaSource
 from stream_ad.detector import Detector, TrainingError
+from stream_ad.episodes import Alerts
 from stream_ad.learning import LoadedModel, suspicious_values, too_coarse_for_float32, unseen_hours
 from stream_ad.records import BadRecord, Decoded, RecordSchema, dead_letters, encode, make_decoder
 from stream_ad.registry import ModelRegistry, RegistryError, Snapshot, require_schema
@@ -117,17 +118,21 @@ def score(config: Config, output: Path, progress: ProgressReport) -> Scored:
     scorer.swap(LoadedModel(snapshot.version, snapshot.created_at, detector))
     sink = make_sink(config.model_copy(update={"sink": FileSink(type="file", path=str(output))}))
     sink.open()
+    alerts = Alerts(config.alerts.emit, config.alerts.cooldown, schema)
     done = Scored()
     try:
         for decoded in read(config, schema):
             verdicts = scorer.score(decoded.batch, scorer.extend(decoded.batch))
-            sink.write(decoded.batch.keys, encode(decoded.batch, verdicts, schema), verdicts.flagged.tolist())
+            outputs = encode(decoded.batch, verdicts, schema)
+            sink.write(decoded.batch.keys, outputs)
+            sink.write_alerts(*alerts.of(decoded.batch, verdicts, outputs, time.time()))
             if decoded.bad:
                 sink.write_dead_letters(dead_letters(decoded))
             done.rows += len(decoded.batch)
             done.flagged += len(verdicts.flagged)
             done.note(decoded.bad, decoded)
             progress("scoring", done.rows, None)
+        sink.write_alerts(*alerts.at_end("end_of_source"))
         sink.flush()
     finally:
         sink.close()

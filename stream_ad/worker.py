@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from stream_ad import __version__
 from stream_ad.config import Config, ConfigError, ConfigWatcher, FileSource
 from stream_ad.detector import choose_device
+from stream_ad.episodes import Alerts, Records
 from stream_ad.learning import ColdStart, FollowOnly, Learner, LearningSettings, LoadedModel, Outcome, threads_each
 from stream_ad.monitoring import Metrics, MonitoringServer, OncePerMinute
 from stream_ad.records import (
     Batch,
     Decoded,
+    EndedBy,
     FieldDrift,
     RawBatch,
     RecordSchema,
@@ -91,6 +93,7 @@ class Worker:
         self._scorer = Scorer(self.schema, ColdStart(config.detector.seed) if cold else None)
         kind = FollowOnly if config.role == "scorer" else Learner
         self._learner: Learner | FollowOnly = kind(self._learning_settings(), self.registry)
+        self._alerts = Alerts(config.alerts.emit, config.alerts.cooldown, self.schema)
         self._sampling = np.random.default_rng(config.detector.seed)
         self._next_statistics = 0.0
         self._counts = {
@@ -140,6 +143,9 @@ class Worker:
             while not self._stopping.is_set() and not source.exhausted:
                 self._work(source, sink)
             log.info("stopping" if self._stopping.is_set() else "the source is read to its end")
+            if sink is not None:
+                why: EndedBy = "shutdown" if self._stopping.is_set() else "end_of_source"
+                self._emit_alerts(self._alerts.at_end(why), sink)
             return EXIT_OK
         except ConfigurationError as error:
             return self._fail(EXIT_MISCONFIGURED, error)
@@ -178,6 +184,8 @@ class Worker:
             raw = self._poll(source)
         if len(raw):
             self._process(raw, sink)
+        elif sink is not None:
+            self._emit_alerts(self._alerts.of_silence(time.time()), sink)
         with self.metrics.stage("commit"):
             source.commit()
         with self.metrics.stage("learn"):
@@ -228,10 +236,17 @@ class Worker:
         self._offer(decoded.batch, extended, verdicts)
 
     def _emit(self, decoded: Decoded, verdicts: Verdicts, sink: Sink) -> None:
-        sink.write(decoded.batch.keys, encode(decoded.batch, verdicts, self.schema), verdicts.flagged.tolist())
+        outputs = encode(decoded.batch, verdicts, self.schema)
+        sink.write(decoded.batch.keys, outputs)
         if decoded.bad:
             sink.write_dead_letters(dead_letters(decoded))
+        self._emit_alerts(self._alerts.of(decoded.batch, verdicts, outputs, time.time()), sink)
+
+    def _emit_alerts(self, alerts: Records, sink: Sink) -> None:
+        """Send alerts, and wait until they and all that was sent before are acknowledged."""
+        sink.write_alerts(*alerts)
         sink.flush()
+        self.metrics.episodes_observed(*self._alerts.news())
 
     def _tell(self, decoded: Decoded, verdicts: Verdicts) -> None:
         """Count a batch that is delivered, and tell of what is wrong in it."""
@@ -249,7 +264,11 @@ class Worker:
         learnable = self._scorer.learnable(batch)
         # The cold start's scores are not calibrated: to the window they are no scores at all.
         score = np.where(verdicts.status == Status.SCORED, verdicts.score, np.nan)
-        self._learner.observe(extended[learnable], score[learnable])
+        changes = self._learner.observe(extended[learnable], score[learnable], self._scorer.distance[learnable])
+        for drift in changes.drifts:
+            self.metrics.drift_found(drift.signal, drift.feature)
+        if changes.regime is not None:
+            self.metrics.regime_changed(changes.regime)
 
     def _learn(self) -> None:
         outcome, model = self._learner.step()
@@ -270,6 +289,12 @@ class Worker:
         self._counts["trainings"] += 1
         self._counts["rejected"] += outcome.result == "rejected"
         self.metrics.training_finished(outcome.trigger, outcome.result, outcome.seconds)
+        for check in outcome.refused_by:
+            self.metrics.gate_refused(check)
+        if outcome.reference_distance is not None:
+            self.metrics.set_reference_distance(outcome.reference_distance)
+        for note in outcome.notes:
+            log.warning("%s", note)
         level = logging.INFO if outcome.result == "accepted" else logging.ERROR
         details = {
             "trigger": outcome.trigger,
@@ -296,6 +321,8 @@ class Worker:
             statistics.lost_records, statistics.resets, statistics.commit_failures, statistics.rebalances
         )
         self.metrics.set_window_rows(self._learner.window_rows)
+        self.metrics.set_quarantine_rows(self._learner.quarantine_rows)
+        self.metrics.set_regime_change(self._learner.regime_change)
         self.metrics.set_training_running(self._learner.training)
 
     def _reload(self) -> None:
@@ -312,6 +339,7 @@ class Worker:
             return
         self.config = self._watcher.config
         self._learner.apply(self._learning_settings())
+        self._alerts.cooldown.seconds = self.config.alerts.cooldown
         self.metrics.set_false_alarm_rate(self.config.alerts.false_alarm_rate)
         logging.getLogger().setLevel(self.config.monitoring.log_level.upper())
         self.metrics.config_reloaded("applied")
@@ -416,6 +444,10 @@ class Worker:
             every_seconds=training.every_seconds,
             min_interval_seconds=training.min_interval_seconds,
             timeout_seconds=training.timeout_seconds,
+            drift=training.drift,
+            on_regime_change=training.on_regime_change,
+            reference=training.reference,
+            rollback_after=training.rollback_after,
             device=detector.device,
             seed=detector.seed,
             threads=self._threads,

@@ -46,7 +46,7 @@ def output(row: int, score: float | None = 0.5, sensor: int = 0) -> bytes:
 def board_of(outputs: dict[int, bytes], rows: int = N) -> Scoreboard:
     """A board that has seen the first `rows` rows: these outputs, and nothing special of the others."""
     board = Scoreboard(plant_rows())
-    board.receive([], [outputs.get(row, output(row)) for row in range(rows)], [])
+    board.receive([], [outputs.get(row, output(row)) for row in range(rows)])
     board.catch_up()
     return board
 
@@ -81,7 +81,7 @@ def test_the_summary_counts_by_the_truth() -> None:
 
 def test_latency_is_from_the_source_to_the_output() -> None:
     board = Scoreboard(plant_rows())
-    board.receive([], [output(row) for row in range(N)], [])
+    board.receive([], [output(row) for row in range(N)])
     arrived = board._inbox[0][0]
     board.appended[:] = arrived - 0.25
     board.appended[-1] = arrived - 2.0

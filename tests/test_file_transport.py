@@ -225,11 +225,13 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_the_sink_writes_rows_and_dead_letters_beside_them(tmp_path: Path) -> None:
     sink = FileSink(config.FileSink(type="file", path=str(tmp_path / "out.jsonl")))
     sink.open()
-    sink.write([None, None], [b'{"x":1}', b'{"x":2}'], [1])
+    sink.write([None, None], [b'{"x":1}', b'{"x":2}'])
+    sink.write_alerts([None], [b'{"x":2}'])
     sink.write_dead_letters([DeadLetter(None, b"\xff", [("h", None)], 0, "parse", "t", 0, 5)])
     sink.flush()
     sink.close()
     assert (tmp_path / "out.jsonl").read_text() == '{"x":1}\n{"x":2}\n'
+    assert not list(tmp_path.glob("*episodes*")), "flagged rows are marked where they stand"
     letter = json.loads((tmp_path / "out.dead-letters.jsonl").read_text())
     assert letter["value_base64"] == "/w=="
     assert letter["headers"] == [{"name": "h", "value": None}]

@@ -141,7 +141,7 @@ def sink_config(tmp_path: Path, kind: dict[str, Any]) -> config.Config:
 def write_once(settings: config.Config, value: bytes) -> None:
     sink = make_sink(settings)
     sink.open()
-    sink.write([None], [value], [])
+    sink.write([None], [value])
     sink.flush()
     sink.close()
 

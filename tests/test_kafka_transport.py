@@ -513,7 +513,8 @@ class TestConnecting:
 
 class TestWriting:
     def test_outputs_and_anomalies_keep_their_keys(self, kafka: Kafka, topic: str, sink: KafkaSink) -> None:
-        sink.write([b"\xff", None, b""], [b"a", b"b", b"c"], [0, 2])
+        sink.write([b"\xff", None, b""], [b"a", b"b", b"c"])
+        sink.write_alerts([b"\xff", b""], [b"a", b"c"])
         sink.flush()
 
         scores = kafka.consume(f"{topic}.scores", 3)
@@ -535,7 +536,7 @@ class TestWriting:
         )
         sink = KafkaSink(settings, [])
         sink.open()
-        sink.write(keys, values, [])
+        sink.write(keys, values)
         sink.flush()
         sink.close()
 
@@ -545,25 +546,25 @@ class TestWriting:
 
     def test_a_batch_too_large_for_the_topic_is_sent_in_parts(self, kafka: Kafka, topic: str, sink: KafkaSink) -> None:
         values = [random.Random(i).randbytes(2000) for i in range(40)]
-        sink.write([None] * 40, values, [])
+        sink.write([None] * 40, values)
         sink.flush()
 
         assert [r.value for r in kafka.consume(f"{topic}.scores", 40)] == values
 
     def test_an_output_too_large_is_an_error_with_size_and_limit(self, sink: KafkaSink) -> None:
-        sink.write([None], [incompressible(32_000)], [])
+        sink.write([None], [incompressible(32_000)])
         with pytest.raises(DeliveryError, match=r"32000 bytes.*20000"):
             sink.flush()
 
     def test_a_vanished_topic_is_an_error_within_the_time_for_delivery(
         self, kafka: Kafka, topic: str, sink: KafkaSink
     ) -> None:
-        sink.write([None], [b"x"], [])
+        sink.write([None], [b"x"])
         sink.flush()
         kafka.delete_topic(f"{topic}.scores")
         start = time.monotonic()
         with pytest.raises(DeliveryError, match=f"{topic}.scores"):
-            sink.write([None], [b"x"], [])
+            sink.write([None], [b"x"])
             sink.flush()
         sink.close()
         assert time.monotonic() - start < 20
@@ -598,7 +599,7 @@ class TestDeadLetters:
                 ]
             )
             sink.flush()
-        sink.write([None], [b"goes on"], [])
+        sink.write([None], [b"goes on"])
         sink.flush()
 
         found = {(r.key, r.value, tuple(r.headers)) for r in kafka.consume(f"{topic}.dead", 6)}

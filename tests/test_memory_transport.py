@@ -41,8 +41,9 @@ def test_append_waits_for_room() -> None:
 
 def test_the_sink_keeps_what_it_gets_or_hands_it_on() -> None:
     sink = MemorySink()
-    sink.write([None, None], [b"a", b"b"], [1])
+    sink.write([None, None], [b"a", b"b"])
+    sink.write_alerts([None], [b"b"])
     assert (sink.values, sink.anomalies) == ([b"a", b"b"], [b"b"])
     heard: list[object] = []
-    MemorySink(on_write=lambda *what: heard.append(what)).write([None], [b"c"], [])
-    assert heard == [([None], [b"c"], [])]
+    MemorySink(on_write=lambda *what: heard.append(what)).write([None], [b"c"])
+    assert heard == [([None], [b"c"])]

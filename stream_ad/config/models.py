@@ -142,6 +142,18 @@ class Training(Section):
     """Least time between two trainings, whatever asks for them."""
     timeout_seconds: PositiveFloat = 1800.0
     """A training that takes longer is stopped."""
+    drift: Literal["adwin", "kswin", "page_hinkley", "none"] = "adwin"
+    """What watches the scores and residuals for drift, which starts a training; none: nothing. kswin costs the most."""
+    on_regime_change: Literal["adapt", "hold"] = "adapt"
+    """What to do when the operating point changes for good, so that most rows are flagged. adapt: learn the new one
+    as well, once a tenth of `window_rows` in rows is flagged in succession and these rows are like each other. hold: go
+    on alarming."""
+    rollback_after: Annotated[int, Field(ge=100)] = 5000
+    """Rows after which a new model is judged by its alerts: the one before it comes back if the new one flags more
+    than it may, and more than three times as many of these rows."""
+    reference: str = "first"
+    """The model that stays pinned, to see how far operation has moved away from it: the first one that was accepted,
+    none, or a version by its name (`stream-ad models list`)."""
     sample: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Role trainer: share of the records that it looks at, drawn at random. With `schema.window` it reads all, since
     each is the past of others, and learns from this share."""
@@ -154,6 +166,12 @@ class Alerts(Section):
 
     false_alarm_rate: Annotated[float, Field(gt=0.0, le=0.2)] = 0.001
     """Share of normal rows that may be flagged: 0.001 is one in a thousand. Score 1.0 stands there."""
+    emit: Literal["rows", "episodes"] = "rows"
+    """What goes to the anomalies topic. rows: each flagged row. episodes: consecutive flagged rows of a key are one
+    episode, told of when it begins and when it ends. See [episodes](output.md#episodes)."""
+    cooldown: Annotated[float, Field(ge=0.0)] = 0.0
+    """Seconds after an alert of a key within which further ones are held back, and counted. By the rows' times, by
+    arrival where they have none. 0: none is."""
 
 
 class KafkaSink(KafkaConnection):

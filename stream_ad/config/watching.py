@@ -11,12 +11,17 @@ from stream_ad.config.loading import ConfigError, Problem, load
 
 LIVE = frozenset(
     (
+        "alerts.cooldown",
         "alerts.false_alarm_rate",
         "monitoring.log_level",
+        "training.drift",
         "training.every_rows",
         "training.every_seconds",
         "training.min_interval_seconds",
         "training.min_rows",
+        "training.on_regime_change",
+        "training.reference",
+        "training.rollback_after",
         "training.timeout_seconds",
     )
 )

@@ -80,7 +80,7 @@ class Scoreboard:
         self._inbox: deque[tuple[float, list[bytes]]] = deque()
         self._progress = deque([(time.monotonic(), 0)], maxlen=RATE_CALLS)
 
-    def receive(self, keys: list[bytes | None], values: list[bytes], anomalies: list[int]) -> None:
+    def receive(self, keys: list[bytes | None], values: list[bytes]) -> None:
         """Keep a batch of outputs for later: the worker is not to wait for our arithmetic."""
         self._inbox.append((time.monotonic(), values))
 

@@ -15,6 +15,7 @@ from stream_ad.records.batch import (
 from stream_ad.records.dead_letters import dead_letters
 from stream_ad.records.decoder import Decoder, make_decoder
 from stream_ad.records.encoding import encode
+from stream_ad.records.episode import EndedBy, Episode, encode_episode
 from stream_ad.records.field_drift import FieldDrift
 from stream_ad.records.schema import NO_CONTEXT, Context, RecordSchema
 from stream_ad.records.timestamps import format_timestamp
@@ -28,6 +29,8 @@ __all__ = [
     "DeadLetter",
     "Decoded",
     "Decoder",
+    "EndedBy",
+    "Episode",
     "FieldDrift",
     "Headers",
     "RawBatch",
@@ -37,6 +40,7 @@ __all__ = [
     "Verdicts",
     "dead_letters",
     "encode",
+    "encode_episode",
     "format_timestamp",
     "make_decoder",
 ]

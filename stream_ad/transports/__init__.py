@@ -64,7 +64,7 @@ def make_sink(settings: config.Config) -> Sink:
         resumes = isinstance(settings.source, config.KafkaSource)
         if isinstance(settings.source, config.FileSource):
             _check_apart(settings.source.path, settings.sink.path)
-        return FileSink(settings.sink, append=resumes)
+        return FileSink(settings.sink, append=resumes, episodes=settings.alerts.emit == "episodes")
     raise ConfigurationError("sink.type memory is for programs: give the sink to Worker(config, sink=...)")
 
 

@@ -76,8 +76,11 @@ class Sink(Protocol):
     def open(self) -> None:
         """As `Source.open`."""
 
-    def write(self, keys: list[bytes | None], values: list[bytes], anomalies: list[int]) -> None:
-        """Send output records; those at the indices `anomalies` go to the anomalies topic as well."""
+    def write(self, keys: list[bytes | None], values: list[bytes]) -> None:
+        """Send output records, one for each row."""
+
+    def write_alerts(self, keys: list[bytes | None], values: list[bytes]) -> None:
+        """Send records to the anomalies topic, if there is one."""
 
     def write_dead_letters(self, letters: list[DeadLetter]) -> None: ...
 

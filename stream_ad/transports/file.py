@@ -138,40 +138,48 @@ def optional_columns(schema: RecordSchema) -> list[str]:
 
 
 class FileSink:
-    """Writes JSON Lines; dead letters go beside it, as NAME.dead-letters.jsonl, once there is one.
+    """Writes JSON Lines; dead letters go beside it, as NAME.dead-letters.jsonl, once there is one. With `episodes`
+    these do too, as NAME.episodes.jsonl; flagged rows need no second file, they are marked in the first.
 
     `append` goes on with a file that is there: for a source that resumes where it left off, whose earlier outputs
     come only once. Else the file is begun anew, and the dead letters of an earlier run go with it.
     """
 
-    def __init__(self, settings: config.FileSink, append: bool = False) -> None:
+    def __init__(self, settings: config.FileSink, append: bool = False, episodes: bool = False) -> None:
         self._path = Path(settings.path)
         self._mode = "ab" if append else "wb"
+        self._with_episodes = episodes
         self._file: IO[bytes] | None = None
         self._letters: IO[bytes] | None = None
+        self._episodes: IO[bytes] | None = None
 
     def open(self) -> None:
         """Raises `ConfigurationError` if the file cannot be written."""
         if self._file is not None:
             return
         self._file = self._create(self._path)
+        if self._with_episodes:
+            self._episodes = self._create(self._beside("episodes"))
         if self._mode == "wb":
-            self._letters_path.unlink(missing_ok=True)
+            self._beside("dead-letters").unlink(missing_ok=True)
 
-    def write(self, keys: list[bytes | None], values: list[bytes], anomalies: list[int]) -> None:
-        """Anomalies are marked in the rows themselves; a file has no second topic for them."""
+    def write(self, keys: list[bytes | None], values: list[bytes]) -> None:
         assert self._file is not None, "open() comes first"
         if values:
             self._file.write(b"\n".join(values) + b"\n")
 
+    def write_alerts(self, keys: list[bytes | None], values: list[bytes]) -> None:
+        if values and self._episodes is not None:
+            self._episodes.write(b"\n".join(values) + b"\n")
+
     def write_dead_letters(self, letters: list[DeadLetter]) -> None:
         if self._letters is None:
-            self._letters = self._create(self._letters_path)
+            self._letters = self._create(self._beside("dead-letters"))
         for letter in letters:
             self._letters.write(orjson.dumps(readable(letter)) + b"\n")
 
     def flush(self) -> None:
-        for file in (self._file, self._letters):
+        for file in (self._file, self._letters, self._episodes):
             if file is not None:
                 try:
                     file.flush()
@@ -179,15 +187,14 @@ class FileSink:
                     raise DeliveryError(f"{self._path} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        for file in (self._file, self._letters):
+        for file in (self._file, self._letters, self._episodes):
             if file is not None:
                 file.close()
-        self._file = self._letters = None
+        self._file = self._letters = self._episodes = None
 
-    @property
-    def _letters_path(self) -> Path:
+    def _beside(self, what: str) -> Path:
         name = self._path.name.removesuffix(".gz").removesuffix(".jsonl")
-        return self._path.with_name(f"{name}.dead-letters.jsonl")
+        return self._path.with_name(f"{name}.{what}.jsonl")
 
     def _create(self, path: Path) -> IO[bytes]:
         opener: Any = gzip.open if path.suffix == ".gz" else open

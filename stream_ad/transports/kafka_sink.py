@@ -58,12 +58,14 @@ class KafkaSink:
             self.close()
             raise TransportError(f"no answer from {self._settings.bootstrap_servers}: {error}") from error
 
-    def write(self, keys: list[bytes | None], values: list[bytes], anomalies: list[int]) -> None:
+    def write(self, keys: list[bytes | None], values: list[bytes]) -> None:
         """As `Sink.write`. Raises `DeliveryError` for a record that cannot even be sent."""
         self._send(self._settings.topic, keys, values)
-        if anomalies and self._settings.anomalies_topic is not None:
-            flagged = [keys[i] for i in anomalies], [values[i] for i in anomalies]
-            self._send(self._settings.anomalies_topic, *flagged)
+
+    def write_alerts(self, keys: list[bytes | None], values: list[bytes]) -> None:
+        """As `Sink.write_alerts`, and as `write`."""
+        if values and self._settings.anomalies_topic is not None:
+            self._send(self._settings.anomalies_topic, keys, values)
 
     def write_dead_letters(self, letters: list[DeadLetter]) -> None:
         """As `Sink.write_dead_letters`; a letter that is too large goes without its value."""

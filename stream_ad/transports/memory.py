@@ -14,8 +14,8 @@ from stream_ad.transports.base import PartitionLag, SourceStatistics
 
 TOPIC = "memory"
 
-OnWrite = Callable[[list[bytes | None], list[bytes], list[int]], None]
-"""Called with keys, values and the indices of the anomalies."""
+OnWrite = Callable[[list[bytes | None], list[bytes]], None]
+"""Called with keys and values."""
 
 
 class MemorySource:
@@ -108,13 +108,16 @@ class MemorySink:
     def open(self) -> None:
         """Nothing to connect to."""
 
-    def write(self, keys: list[bytes | None], values: list[bytes], anomalies: list[int]) -> None:
+    def write(self, keys: list[bytes | None], values: list[bytes]) -> None:
         if self._on_write is not None:
-            self._on_write(keys, values, anomalies)
+            self._on_write(keys, values)
             return
         self.keys += keys
         self.values += values
-        self.anomalies += [values[i] for i in anomalies]
+
+    def write_alerts(self, keys: list[bytes | None], values: list[bytes]) -> None:
+        if self._on_write is None:
+            self.anomalies += values
 
     def write_dead_letters(self, letters: list[DeadLetter]) -> None:
         self.dead_letters += letters
