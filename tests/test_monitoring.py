@@ -202,10 +202,11 @@ def test_the_loop_of_learning_is_told(metrics: Metrics, server: MonitoringServer
 
 
 def test_episodes_begun_add_up_and_open_ones_do_not(metrics: Metrics, server: MonitoringServer) -> None:
-    metrics.episodes_observed(started=3, open=2, suppressed=0)
-    metrics.episodes_observed(started=1, open=1, suppressed=5)
+    metrics.episodes_observed(started=3, open=2, suppressed=0, longest_seconds=40.0)
+    metrics.episodes_observed(started=1, open=1, suppressed=5, longest_seconds=2.0)
     assert value(server, "stream_ad_episodes_total") == 4.0
     assert value(server, "stream_ad_open_episodes") == 1.0
+    assert value(server, "stream_ad_longest_open_episode_seconds") == 2.0
     assert value(server, "stream_ad_alerts_suppressed_total") == 5.0
 
 

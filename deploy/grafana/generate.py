@@ -601,11 +601,20 @@ def model_quality() -> Json:
         "Episodes": [
             lines(
                 "Open episodes",
-                "Keys whose last rows are flagged, by worker. One that stays open for hours is a fault that lasts, or"
-                " a key that the model does not know.",
+                "Keys whose last rows are flagged, by worker.",
                 query("stream_ad_open_episodes{..}", "{{instance}}"),
                 alert="StreamAdEpisodeOpen",
                 unit="none",
+                size=(8, 8),
+            ),
+            lines(
+                "Longest open episode",
+                "A line that climbs for hours is a fault that lasts, or a key that the model does not know.",
+                query("max by (job) (stream_ad_longest_open_episode_seconds{..})", "{{job}}"),
+                alert="StreamAdEpisodeOpen",
+                unit="s",
+                size=(8, 8),
+                thresholds=[(21600, RED)],
             ),
             lines(
                 "Episodes begun, and alerts kept back",
@@ -614,6 +623,7 @@ def model_quality() -> Json:
                 query("sum(increase(stream_ad_alerts_suppressed_total{..}[$__rate_interval]))", "kept back"),
                 alert="StreamAdEpisodeOpen",
                 unit="none",
+                size=(8, 8),
                 bars=True,
             ),
         ],
@@ -870,7 +880,7 @@ def learning() -> Json:
             ),
             rare(
                 "Roll-backs",
-                "Models that passed the gate, flagged too much or too little of the stream, and were taken back.",
+                "Models that passed the gate, flagged too much of the stream, and were taken back.",
                 "sum(increase(stream_ad_rollbacks_total{..}[$__rate_interval]))",
                 "rolled back",
                 "StreamAdRolledBack",

@@ -212,6 +212,11 @@ class Metrics:
         r = self.registry
         self._episodes = Counter("stream_ad_episodes", "Episodes of flagged rows that have begun.", registry=r)
         self._open_episodes = Gauge("stream_ad_open_episodes", "Episodes that have not ended.", registry=r)
+        self._longest_episode = Gauge(
+            "stream_ad_longest_open_episode_seconds",
+            "How long the longest of the open episodes has lasted, by the worker's clock; 0 without one.",
+            registry=r,
+        )
         self._suppressed = Counter(
             "stream_ad_alerts_suppressed", "Flagged rows and episodes kept from the sink by cooldown.", registry=r
         )
@@ -338,10 +343,12 @@ class Metrics:
     def set_adapted_false_alarm_rate(self, rate: float) -> None:
         self._adapted_budget.set(rate)
 
-    def episodes_observed(self, started: int, open: int, suppressed: int) -> None:
-        """Episodes begun and alerts kept back since the last call, and how many episodes are open now."""
+    def episodes_observed(self, started: int, open: int, suppressed: int, longest_seconds: float = 0.0) -> None:
+        """Episodes begun and alerts kept back since the last call; how many episodes are open now, and how long the
+        longest of these has lasted."""
         self._episodes.inc(started)
         self._open_episodes.set(open)
+        self._longest_episode.set(longest_seconds)
         self._suppressed.inc(suppressed)
 
     def label_taken(self, label: str, result: str) -> None:
