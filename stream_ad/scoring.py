@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ad.detector.temporal import TemporalContext
-from stream_ad.learning import ColdStart, LoadedModel
+from stream_ad.learning import AdaptiveLevel, ColdStart, LoadedModel
 from stream_ad.records import NO_CONTEXT, NO_TIMESTAMP, Batch, RecordSchema, Status, Verdicts
 
 Float64 = NDArray[np.float64]
@@ -20,8 +20,12 @@ class Scorer:
     of a key have none, and what it would tell is filled in as a missing value is.
     """
 
-    def __init__(self, schema: RecordSchema, cold_start: ColdStart | None) -> None:
+    def __init__(self, schema: RecordSchema, cold_start: ColdStart | None, adapts: bool = False) -> None:
+        """One that adapts moves the threshold with the stream between trainings: see `AdaptiveLevel`."""
         self.model: LoadedModel | None = None
+        self.level: AdaptiveLevel | None = None
+        """Where the live model's threshold stands, if it is moved."""
+        self._adapts = adapts
         self.residual: Float64 = np.zeros(len(schema.features))
         """[d] mean distance of the last batch's rows from their reconstruction, in spreads of the feature."""
         self.distance: Float64 = np.empty((0, len(schema.features)))
@@ -44,6 +48,12 @@ class Scorer:
 
     def swap(self, model: LoadedModel) -> None:
         """Use another model from the next batch on."""
+        if self._adapts:
+            budget = model.detector.false_alarm_rate
+            if self.level is None or self.level.budget != budget:
+                self.level = AdaptiveLevel(budget)
+            elif self.model is not None and self.model.version != model.version:
+                self.level.swapped()
         self.model = model
         self._cold_start = None
 
@@ -92,9 +102,13 @@ class Scorer:
     def _judge(self, model: LoadedModel, batch: Batch, extended: Float64, known: Bool, verdicts: Verdicts) -> None:
         found = model.detector.judge(extended[known])
         verdicts.status[known] = Status.SCORED
-        verdicts.score[known] = found.score
         verdicts.p_value[known] = found.p_value
-        verdicts.is_anomaly[known] = found.score >= 1.0
+        verdicts.score[known] = found.score
+        if self.level is not None:
+            # log p / log level: the level is that of the rows before, so that no row moves its own threshold.
+            verdicts.score[known] *= np.log(model.detector.false_alarm_rate) / np.log(self.level.rate)
+            self.level.observe(found.p_value)
+        verdicts.is_anomaly[known] = verdicts.score[known] >= 1.0
         verdicts.flagged = np.flatnonzero(verdicts.is_anomaly)
         d = self._n_features
         if len(verdicts.flagged):

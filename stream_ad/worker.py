@@ -90,7 +90,7 @@ class Worker:
         self._field_drift = FieldDrift(self.schema, self._decoder)
         self._once_per_minute = OncePerMinute()
         cold = config.training.cold_start == "half_space_trees" and config.role != "trainer"
-        self._scorer = Scorer(self.schema, ColdStart(config.detector.seed) if cold else None)
+        self._scorer = Scorer(self.schema, ColdStart(config.detector.seed) if cold else None, adapts=True)
         kind = FollowOnly if config.role == "scorer" else Learner
         self._learner: Learner | FollowOnly = kind(self._learning_settings(), self.registry)
         self._alerts = Alerts(config.alerts.emit, config.alerts.cooldown, self.schema)
@@ -246,7 +246,7 @@ class Worker:
         """Send alerts, and wait until they and all that was sent before are acknowledged."""
         sink.write_alerts(*alerts)
         sink.flush()
-        self.metrics.episodes_observed(*self._alerts.news())
+        self.metrics.episodes_observed(*self._alerts.news(), self._alerts.longest_open())
 
     def _tell(self, decoded: Decoded, verdicts: Verdicts) -> None:
         """Count a batch that is delivered, and tell of what is wrong in it."""
@@ -320,6 +320,8 @@ class Worker:
         self.metrics.set_source_counters(
             statistics.lost_records, statistics.resets, statistics.commit_failures, statistics.rebalances
         )
+        if self._scorer.level is not None:
+            self.metrics.set_adapted_false_alarm_rate(self._scorer.level.rate)
         self.metrics.set_window_rows(self._learner.window_rows)
         self.metrics.set_quarantine_rows(self._learner.quarantine_rows)
         self.metrics.set_regime_change(self._learner.regime_change)

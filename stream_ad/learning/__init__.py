@@ -1,5 +1,6 @@
 """When and on what to learn: window of inliers, triggers, trainer process, gate, and the swap."""
 
+from stream_ad.learning.adaptive import AdaptiveLevel
 from stream_ad.learning.cold_start import ColdStart
 from stream_ad.learning.cores import threads_each, usable_cores
 from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32, unseen_hours
@@ -10,6 +11,7 @@ from stream_ad.learning.settings import LearningSettings
 from stream_ad.learning.trainer import Outcome
 
 __all__ = [
+    "AdaptiveLevel",
     "ColdStart",
     "FollowOnly",
     "Learner",
