@@ -116,6 +116,7 @@ def begin(row: int, batch: Batch, verdicts: Verdicts, now: float) -> Episode:
         start=int(batch.timestamps[row]),
         attribution=none,
         expected=none,
+        began_at=now,
         seen_at=now,
     )
 
@@ -200,6 +201,11 @@ class Alerts:
         counts = self.episodes.started, len(self.episodes.open), self.cooldown.held_back
         self.episodes.started = self.cooldown.held_back = 0
         return counts
+
+    def longest_open(self) -> float:
+        """Seconds from the arrival of the first row of an open episode to that of its key's last one, the most there
+        are; 0 without one."""
+        return max((one.seen_at - one.began_at for one in self.episodes.open.values()), default=0.0)
 
     def _rows(self, batch: Batch, verdicts: Verdicts, outputs: list[bytes], now: float) -> Records:
         rows = verdicts.flagged.tolist()

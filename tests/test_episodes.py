@@ -143,6 +143,15 @@ def test_a_key_that_falls_silent_has_no_open_episode_for_ever() -> None:
     assert list(stream.alerts.episodes.open) == [b"y"]
 
 
+def test_the_longest_open_episode_is_known_until_it_ends() -> None:
+    stream = Stream()
+    stream.send([2.0], keys=[b"x"], now=100.0)
+    stream.send([2.0, 2.0], keys=[b"x", b"y"], now=160.0)
+    assert stream.alerts.longest_open() == 60.0
+    stream.send([0.1] * 3, keys=[b"x"] * 3, now=170.0)
+    assert stream.alerts.longest_open() == 0.0
+
+
 def test_memory_is_bounded_however_many_keys_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(episodes, "MOST_OPEN", 10)
     monkeypatch.setattr(episodes, "MOST_KEYS", 10)

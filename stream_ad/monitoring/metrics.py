@@ -343,7 +343,7 @@ class Metrics:
     def set_adapted_false_alarm_rate(self, rate: float) -> None:
         self._adapted_budget.set(rate)
 
-    def episodes_observed(self, started: int, open: int, suppressed: int, longest_seconds: float = 0.0) -> None:
+    def episodes_observed(self, started: int, open: int, suppressed: int, longest_seconds: float) -> None:
         """Episodes begun and alerts kept back since the last call; how many episodes are open now, and how long the
         longest of these has lasted."""
         self._episodes.inc(started)

@@ -47,8 +47,9 @@ class Episode:
     """Unflagged rows since the last flagged one."""
     flagged_at: float = 0.0
     """Time of the last flagged row, that of its arrival if it has none, in seconds since the epoch."""
+    began_at: float = 0.0
+    """When its first row arrived, in seconds since the epoch, and as `seen_at` when one of the key last did."""
     seen_at: float = 0.0
-    """When a row of the key last arrived."""
     ended_by: EndedBy | None = None
     """None while it is open."""
     told: bool = False
