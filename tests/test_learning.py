@@ -1,4 +1,4 @@
-"""Window, triggers, gate, cores and data report: when and on what to learn."""
+"""Window, triggers, cores and data report: when and on what to learn."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_ad.detector import Detector, Recipe
-from stream_ad.learning import ColdStart, gate
+from stream_ad.learning import ColdStart
 from stream_ad.learning.cores import threads_each, usable_cores
 from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.truncation import inlier_probability
 from stream_ad.learning.window import InlierWindow
-
-TINY = Recipe(autoencoder_steps=150, rarity_steps=75, vae_steps=80, classifier_steps=120, synthetic_outliers=2000)
 
 
 def numbered(first: int, last: int) -> np.ndarray:
@@ -150,35 +147,6 @@ def test_after_failures_the_next_training_waits_longer_each_time() -> None:
     assert waits[-1] == 3600.0
     triggers.finished(good=True)
     assert triggers.wait() == 0.0
-
-
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    return Detector(0.01, "cpu", recipe=TINY).fit(np.random.default_rng(0).normal(size=(2400, 3)))
-
-
-def test_gate_lets_a_good_model_through(detector: Detector) -> None:
-    verdict = gate.judge(detector, np.random.default_rng(1).normal(size=(2000, 3)))
-    assert verdict.accepted
-    assert verdict.reasons == []
-
-
-def test_gate_refuses_a_model_that_flags_the_present(detector: Detector) -> None:
-    verdict = gate.judge(detector, 5.0 + np.random.default_rng(1).normal(size=(2000, 3)))
-    assert not verdict.accepted
-    assert "recent inliers are flagged" in verdict.reasons[0]
-
-
-def test_gate_refuses_scores_that_are_not_finite(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detector, "score", lambda x: np.full(len(x), np.nan))
-    verdict = gate.judge(detector, np.zeros((10, 3)))
-    assert "not finite" in verdict.reasons[0]
-
-
-def test_gate_refuses_one_score_for_all(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detector, "score", lambda x: np.full(len(x), 0.5))
-    verdict = gate.judge(detector, np.random.default_rng(0).normal(size=(100, 3)))
-    assert any("same score" in reason for reason in verdict.reasons)
 
 
 def test_cold_start_ranks_an_outlier_above_ordinary_rows() -> None:

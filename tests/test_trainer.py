@@ -43,6 +43,7 @@ def a_job(registry: Path, recipe: Recipe = TINY, **changes: object) -> Job:
         "threads": 1,
         "trigger": "rows",
         "recipe": asdict(recipe),
+        "reference": "first",
         "parent": os.getpid(),
     }
     return Job(**(settings | changes))  # type: ignore[arg-type]  # a table of keyword arguments

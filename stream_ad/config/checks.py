@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -74,6 +75,8 @@ def _training(config: Config) -> Problems:
             "training.min_rows",
             f"the window of {training.window_rows} rows never holds {training.min_rows}",
         )
+    if not re.fullmatch(r"first|none|\d{8}T\d{9}-[0-9a-f]{4}", training.reference):
+        yield "training.reference", f"{training.reference!r} is neither first nor none nor a version of `models list`"
 
 
 def _topics(config: Config) -> Problems:

@@ -19,6 +19,10 @@ class LearningSettings:
     every_seconds: float | None
     min_interval_seconds: float
     timeout_seconds: float
+    drift: str
+    on_regime_change: str
+    reference: str
+    rollback_after: int
     device: str
     seed: int
     threads: int

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +36,15 @@ class Outcome:
     trigger: str
     result: str
     """accepted, rejected, error, killed or timeout."""
-    seconds: float
+    seconds: float = 0.0
     version: str | None = None
     message: str = ""
+    refused_by: tuple[str, ...] = ()
+    """The gate's checks that refused the model."""
+    reference_distance: float | None = None
+    """See `stream_ad.learning.reference`; None without a reference."""
+    notes: tuple[str, ...] = ()
+    """What a person should know, whatever the result."""
 
 
 class Trainer:
@@ -88,19 +94,19 @@ class Trainer:
         try:
             folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=self._scratch))
         except OSError as error:
-            self._outcome = Outcome(job.trigger, "error", 0.0, message=f"no folder for the training: {error}")
+            self._outcome = Outcome(job.trigger, "error", message=f"no folder for the training: {error}")
             return
         try:
-            result, version, message = self._train(folder, job, window)
+            outcome = self._train(folder, job, window)
         except Exception as error:  # whatever it is, scoring goes on and the outcome tells
             log.exception("training could not be run")
-            result, version, message = "error", None, repr(error)
+            outcome = Outcome(job.trigger, "error", message=repr(error))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        self._outcome = Outcome(job.trigger, result, time.monotonic() - started, version, message)
+        self._outcome = replace(outcome, seconds=time.monotonic() - started)
 
-    def _train(self, folder: Path, job: Job, window: dict[str, NDArray[np.generic]]) -> tuple[str, str | None, str]:
-        """Run the process to its end; return result, version and message."""
+    def _train(self, folder: Path, job: Job, window: dict[str, NDArray[np.generic]]) -> Outcome:
+        """Run the process to its end; its time is the caller's to add."""
         from safetensors.numpy import save_file
 
         save_file({name: np.ascontiguousarray(array) for name, array in window.items()}, folder / WINDOW_FILE)
@@ -126,15 +132,24 @@ class Trainer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            return "timeout", None, f"not done after training.timeout_seconds = {timeout:g}"
+            message = f"not done after training.timeout_seconds = {timeout:g}"
+            return Outcome(job.trigger, "timeout", message=message)
         written = (folder / "log").read_text(errors="replace")[-LOG_TAIL:]
         if code == 0:
             result = Result(**json.loads((folder / RESULT_FILE).read_text()))
-            return ("accepted" if result.accepted else "rejected"), result.version, "; ".join(result.reasons)
+            return Outcome(
+                job.trigger,
+                "accepted" if result.accepted else "rejected",
+                version=result.version,
+                message="; ".join(result.reasons),
+                refused_by=tuple(result.refused_by),
+                reference_distance=result.reference_distance,
+                notes=tuple(result.notes),
+            )
         if code < 0:
             hint = ": out of memory? Give it more, or lower training.window_rows" if -code == signal.SIGKILL else ""
-            return "killed", None, f"ended by signal {-code}{hint}"
-        return "error", None, f"exit code {code}\n{written}"
+            return Outcome(job.trigger, "killed", message=f"ended by signal {-code}{hint}")
+        return Outcome(job.trigger, "error", message=f"exit code {code}\n{written}")
 
 
 def step_back(pid: int) -> None:

@@ -12,11 +12,16 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stream_ad.records import Context
+
+if TYPE_CHECKING:
+    from stream_ad.detector import Detector
+    from stream_ad.learning.gate import Verdict
+    from stream_ad.registry import ModelRegistry
 
 JOB_FILE = "job.json"
 WINDOW_FILE = "window.safetensors"
@@ -38,6 +43,8 @@ class Job:
     threads: int
     trigger: str
     recipe: dict[str, Any]
+    reference: str
+    """`training.reference`."""
     parent: int
     """Process id of the worker; the training ends when the worker is gone."""
 
@@ -49,6 +56,12 @@ class Result:
     version: str
     accepted: bool
     reasons: list[str]
+    refused_by: list[str]
+    """The gate's checks that refused the model."""
+    reference_distance: float | None
+    """See `stream_ad.learning.reference`; None without a reference."""
+    notes: list[str]
+    """What a person should know, whatever became of the model."""
 
 
 def run(folder: Path) -> Result:
@@ -57,7 +70,7 @@ def run(folder: Path) -> Result:
     from safetensors.numpy import load_file
 
     from stream_ad.detector import Detector, Recipe
-    from stream_ad.learning import gate
+    from stream_ad.learning import gate, reference
     from stream_ad.learning.window import InlierWindow
     from stream_ad.registry import ModelRegistry, Snapshot
 
@@ -71,6 +84,7 @@ def run(folder: Path) -> Result:
     window = InlierWindow(max(1, n), width, job.false_alarm_rate)
     window.restore(arrays)
     training = window.training_rows(job.seed)
+    learned, held_out = gate.hold_out(training)
 
     def end_with_parent(share: float) -> None:
         if os.getppid() != job.parent:
@@ -78,21 +92,24 @@ def run(folder: Path) -> Result:
 
     detector = Detector(job.false_alarm_rate, job.device, job.seed, Recipe(**job.recipe))  # type: ignore[arg-type]  # device was checked by the config
     detector.fit(
-        training.rows,
-        flagged=training.flagged,
-        flagged_place=training.flagged_place,
-        truncated=training.truncated(job.false_alarm_rate),
+        learned.rows,
+        flagged=learned.flagged,
+        flagged_place=learned.flagged_place,
+        truncated=learned.truncated(job.false_alarm_rate),
         progress=end_with_parent,
     )
-    verdict = gate.judge(detector, training.rows)
+    verdict = gate.judge(detector, held_out, learned.rows, live_detector(registry, job))
+    moved = reference.compare(
+        registry, job.reference, job.fingerprint, training.rows, job.false_alarm_rate, detector.device.type
+    )
     snapshot = Snapshot(
         version="",
         weights=detector.tensors(),
         description=detector.description(),
         schema_fingerprint=job.fingerprint,
         features=job.features,
-        report=report(job, training.rows, time.time() - started, verdict.alert_rate),
-        verdict={"accepted": verdict.accepted, "reasons": verdict.reasons},
+        report=report(job, training.rows, time.time() - started) | figures(verdict) | asdict(moved),
+        verdict={"accepted": verdict.accepted, "reasons": verdict.reasons, "refused_by": list(verdict.refusals)},
         created_at=time.time(),
         window=arrays,
         context=job.context,
@@ -101,22 +118,43 @@ def run(folder: Path) -> Result:
     reasons = verdict.reasons
     if verdict.accepted and not registry.publish(version, live_before):
         reasons = [f"{registry.pointer()} was made live while this one trained, by another trainer or by hand"]
-    registry.prune()
-    return Result(version, not reasons, reasons)
+    registry.prune(keep_also=reference.find(registry, job.reference, job.fingerprint))
+    notes = [moved.reference_note] if moved.reference_note else []
+    return Result(version, not reasons, reasons, list(verdict.refusals), moved.reference_distance, notes)
 
 
-def report(job: Job, rows: np.ndarray[Any, np.dtype[np.float64]], seconds: float, alert_rate: float) -> dict[str, Any]:
+def live_detector(registry: ModelRegistry, job: Job) -> Detector | None:
+    """The model that is live, to compare the new one with; None if there is none of this schema that can be read."""
+    from stream_ad.detector import Detector
+    from stream_ad.registry import SnapshotError
+
+    live = registry.live()
+    try:
+        snapshot = None if live is None else registry.load(live, with_window=False)
+    except SnapshotError:
+        return None
+    if snapshot is None or snapshot.schema_fingerprint != job.fingerprint:
+        return None
+    return Detector.restore(snapshot.description, snapshot.weights, job.device)  # type: ignore[arg-type]  # was checked by the config
+
+
+def figures(verdict: Verdict) -> dict[str, Any]:
+    """What the gate measured, for the training report."""
+    return {"alert_rate": verdict.alert_rate, "auroc": verdict.auroc, "live_auroc": verdict.live_auroc}
+
+
+def report(job: Job, rows: np.ndarray[Any, np.dtype[np.float64]], seconds: float) -> dict[str, Any]:
     """The training report that is stored with the model: on the features themselves, whatever extends them."""
     from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32, unseen_hours
+    from stream_ad.learning.gate import distinct_rows
 
     calendar = unseen_hours(rows) if job.context["calendar"] else []
     rows = rows[:, : len(job.features)]
     return {
         "trigger": job.trigger,
         "rows": len(rows),
-        "distinct_rows_share": len(np.unique(rows, axis=0)) / max(1, len(rows)),
+        "distinct_rows_share": len(distinct_rows(rows)) / max(1, len(rows)),
         "seconds": seconds,
-        "alert_rate": alert_rate,
         "missing_share": dict(zip(job.features, np.isnan(rows).mean(axis=0).tolist(), strict=True)),
         "suspicious_values": suspicious_values(rows, job.features),
         "coarse_in_float32": too_coarse_for_float32(rows, job.features),

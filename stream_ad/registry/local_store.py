@@ -62,6 +62,13 @@ class LocalStore:
     def read(self, version: str, name: str) -> bytes:
         return (self.folder / version / name).read_bytes()
 
+    def replace(self, version: str, name: str, content: bytes) -> None:
+        partial = self._temporary(name)
+        partial.write_bytes(content)
+        to_disk(partial)
+        partial.replace(self.folder / version / name)
+        to_disk(self.folder / version)
+
     def remove(self, version: str) -> None:
         shutil.rmtree(self.folder / version, ignore_errors=True)
 

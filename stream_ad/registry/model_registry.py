@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 import tempfile
@@ -16,6 +17,7 @@ import numpy as np
 from stream_ad.registry.local_store import LocalStore
 from stream_ad.registry.object_store import ObjectStore
 from stream_ad.registry.snapshot import (
+    MODEL_FILE,
     Arrays,
     RegistryError,
     Snapshot,
@@ -42,6 +44,9 @@ class Summary:
     """ISO 8601, UTC."""
     accepted: bool
     reasons: list[str]
+    rolled_back: bool
+    """Whether it was live until the stream showed that the model before it was better."""
+    schema_fingerprint: str
     report: dict[str, Any]
 
 
@@ -140,7 +145,17 @@ class ModelRegistry:
                 continue
             created = datetime.fromtimestamp(metadata["created_at"], UTC).isoformat(timespec="seconds")
             verdict = metadata["verdict"]
-            found.append(Summary(version, created, verdict["accepted"], verdict["reasons"], metadata["report"]))
+            found.append(
+                Summary(
+                    version,
+                    created,
+                    verdict["accepted"],
+                    verdict["reasons"],
+                    verdict.get("rolled_back", False),
+                    metadata["schema_fingerprint"],
+                    metadata["report"],
+                )
+            )
         return found
 
     def rollback(self, version: str | None = None) -> str:
@@ -155,14 +170,26 @@ class ModelRegistry:
         self.set_live(version)
         return version
 
-    def prune(self) -> None:
+    def reject_rolled_back(self, version: str, reason: str) -> None:
+        """Mark a model that was accepted and proved bad: no way back leads to it. Raises `SnapshotError`."""
+        metadata = self.metadata(version)
+        verdict = metadata["verdict"]
+        metadata["verdict"] = verdict | {
+            "accepted": False,
+            "reasons": [*verdict["reasons"], reason],
+            "rolled_back": True,
+        }
+        self._store.replace(version, MODEL_FILE, json.dumps(metadata, indent=1).encode())
+
+    def prune(self, keep_also: str | None = None) -> None:
         """Delete all but the `keep` newest versions, and what crashes have left.
 
-        The live one stays, and the accepted one before it: however many are rejected, there is a way back.
+        The live one stays, and the accepted one before it: however many are rejected, there is a way back. So does
+        `keep_also`.
         """
         live = self.live()
         before = [summary.version for summary in self.list() if summary.accepted and summary.version < (live or "")]
-        kept = {live, *before[-1:]}
+        kept = {live, *before[-1:], keep_also}
         for version in self.versions()[: -self.keep]:
             if version not in kept:
                 self._store.remove(version)

@@ -54,6 +54,9 @@ class ObjectStore:
     def read(self, version: str, name: str) -> bytes:
         return self.read_file(f"{version}/{name}")
 
+    def replace(self, version: str, name: str, content: bytes) -> None:
+        self.write_file(f"{version}/{name}", content)
+
     def remove(self, version: str) -> None:
         with self._teaching_errors("be written"), suppress(FileNotFoundError):
             # The description first: what is half deleted is no snapshot any more.

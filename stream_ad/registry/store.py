@@ -31,6 +31,9 @@ class Store(Protocol):
     def read(self, version: str, name: str) -> bytes:
         """A file of a snapshot. Raises FileNotFoundError."""
 
+    def replace(self, version: str, name: str, content: bytes) -> None:
+        """Write a file of a snapshot that is there anew, in one step."""
+
     def remove(self, version: str) -> None:
         """Delete a snapshot; nothing happens if it is gone already."""
 

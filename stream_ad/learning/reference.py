@@ -1,0 +1,71 @@
+"""The reference: one early model that stays, to see how far operation has moved away from it.
+
+A model that follows the stream follows a slow drift too, and so does whoever drifts slowly on purpose: to the live
+model each day looks like the day before. To a model that has not moved it does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_ad.detector import Detector
+from stream_ad.registry import ModelRegistry, RegistryError
+
+MOST_ROWS = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How far operation has moved away from the reference."""
+
+    reference: str | None = None
+    """Its version; None where there is none yet, or none is wanted."""
+    reference_distance: float | None = None
+    """Share of recent inliers that the reference flags, over the budget. About 1, or less: they are to it as its
+    own time was. 10: what is normal to the live model gives ten times as many alarms by the reference.
+    At 1 / budget it flags every row."""
+    reference_note: str = ""
+    """Why there is no distance, where one was asked for."""
+
+
+def find(registry: ModelRegistry, wanted: str, fingerprint: str) -> str | None:
+    """The version that `training.reference` means: the oldest accepted model of this schema, or the one it names.
+
+    There is no record of which one is pinned: the oldest is never pruned, and should someone delete it, the
+    next one takes its place.
+    """
+    if wanted == "none":
+        return None
+    if wanted != "first":
+        return wanted
+    accepted = (
+        model.version for model in registry.list() if model.accepted and model.schema_fingerprint == fingerprint
+    )
+    return next(accepted, None)
+
+
+def compare(
+    registry: ModelRegistry,
+    wanted: str,
+    fingerprint: str,
+    recent: NDArray[np.float64],
+    false_alarm_rate: float,
+    device: str,
+) -> Moved:
+    """Let the reference judge recent inliers [n, d], the latest last."""
+    version = find(registry, wanted, fingerprint)
+    if version is None:
+        return Moved()
+    try:
+        snapshot = registry.load(version, with_window=False)
+    except RegistryError as error:
+        return Moved(version, None, f"there is no distance from training.reference {wanted}: {error}")
+    if snapshot.schema_fingerprint != fingerprint:
+        return Moved(version, None, f"training.reference {wanted} was learned on another schema and says nothing here")
+    detector = Detector.restore(snapshot.description, snapshot.weights, device)  # type: ignore[arg-type]  # where the new model is too
+    detector.set_false_alarm_rate(false_alarm_rate)
+    flagged = detector.score(recent[-MOST_ROWS:]) >= 1.0
+    return Moved(version, float(flagged.mean()) / false_alarm_rate)
