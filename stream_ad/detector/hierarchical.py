@@ -176,11 +176,11 @@ class HierarchicalDetector(nn.Module):
         features themselves. Each of the most surprising features in turn is taken for missing, with all that
         tells of it, and filled in from the others: that is its expected value. What the raw score loses by it is
         its relief. If one feature is off, its relief is nearly all of the score, and shares go by the squares of
-        the reliefs; if many are, none alone brings relief, and the rest of the share goes by how far each is from
-        the middle of its ranks. Shares sum to 1.
+        the reliefs; if many are, none alone brings much, and shares go by how many spreads each is from its
+        centre. In between they are mixed. Shares sum to 1.
         """
         raw, v, reconstruction, rarity = self.raw_score(x)
-        a, rank = v[:, : self.n_features], v[:, self.n_features :]
+        a = v[:, : self.n_features]
         d = int(describes.max()) + 1
         tells_of = torch.arange(d, device=x.device)[:, None] == describes
         by_feature = tells_of.to(a.dtype).T
@@ -193,8 +193,8 @@ class HierarchicalDetector(nn.Module):
         relief = (raw[:, None] - less.reshape(-1, k)).clamp(min=0.0)
         explained = (relief.amax(dim=1) / raw.clamp(min=1e-6)).clamp(max=1.0)[:, None]
         relief = torch.zeros_like(surprise).scatter(1, order, relief * relief)
-        strange = (rank * rank * ~torch.isnan(x)) @ by_feature + 1e-9
-        share = explained * proportion(relief) + (1.0 - explained) * proportion(strange)
+        strange = (a.abs() * ~torch.isnan(x)) @ by_feature + 1e-9
+        share = explained**2 * proportion(relief) + (1.0 - explained) ** 2 * proportion(strange)
         filled = filled[:, :d].gather(1, order.reshape(-1, 1)).reshape(-1, k)
         expected = reconstruction.scatter(1, order, filled)
         return self.standardise.inverse(expected)[:, :d], proportion(share)
