@@ -8,6 +8,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ad.learning.changes import Changes
 from stream_ad.learning.follower import LoadedModel, ModelFollower
 from stream_ad.learning.settings import LearningSettings
 from stream_ad.learning.trainer import Outcome
@@ -15,11 +16,15 @@ from stream_ad.registry import ModelRegistry
 
 log = logging.getLogger("stream_ad.learning")
 
+Float64 = NDArray[np.float64]
+
 
 class FollowOnly:
     """As `Learner` to the worker, with no window and no training; the registry is only read."""
 
     window_rows = 0
+    quarantine_rows = 0
+    regime_change = False
     training = False
     model_coming = False
 
@@ -30,8 +35,9 @@ class FollowOnly:
         """The live model, if there is one yet. Raises `SchemaMismatch` if it has another schema."""
         return self._follower.first(with_window=False)[0]
 
-    def observe(self, values: NDArray[np.float64], score: NDArray[np.float64]) -> None:
+    def observe(self, values: Float64, score: Float64, residual: Float64) -> Changes:
         """The trainer reads the stream for itself."""
+        return Changes()
 
     def request(self, trigger: str) -> None:
         log.warning("a worker of role scorer does not train: ask the trainer")

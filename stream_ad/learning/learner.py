@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from stream_ad.detector import Recipe
 from stream_ad.detector.temporal import TemporalContext
+from stream_ad.learning.changes import Changes, ChangeWatch
 from stream_ad.learning.follower import LoadedModel, ModelFollower
+from stream_ad.learning.regime import Phase
 from stream_ad.learning.settings import LearningSettings
 from stream_ad.learning.trainer import Outcome, Trainer, remove_leftovers
 from stream_ad.learning.training_job import Job
@@ -21,6 +23,8 @@ from stream_ad.learning.window import InlierWindow
 from stream_ad.registry import ModelRegistry, RegistryError
 
 log = logging.getLogger("stream_ad.learning")
+
+Float64 = NDArray[np.float64]
 
 
 class Learner:
@@ -33,6 +37,9 @@ class Learner:
         self.triggers = Triggers(
             settings.min_rows, settings.every_rows, settings.every_seconds, settings.min_interval_seconds
         )
+        self.changes = ChangeWatch(
+            settings.drift, settings.on_regime_change, settings.schema.features, self.window, self.triggers
+        )
         self.follower = ModelFollower(registry, settings)
         self._settings = settings
         self._registry = registry
@@ -43,6 +50,16 @@ class Learner:
     def window_rows(self) -> int:
         """Inliers in the window."""
         return len(self.window)
+
+    @property
+    def quarantine_rows(self) -> int:
+        """Flagged rows that are kept beside the window."""
+        return len(self.window.quarantine)
+
+    @property
+    def regime_change(self) -> bool:
+        """Whether the operating point has changed and no model that fits it is live yet."""
+        return self.changes.regime.phase != Phase.ORDINARY
 
     @property
     def training(self) -> bool:
@@ -63,6 +80,7 @@ class Learner:
         self.triggers.every_rows = settings.every_rows
         self.triggers.every_seconds = settings.every_seconds
         self.triggers.min_interval_seconds = settings.min_interval_seconds
+        self.changes.apply(settings.drift, settings.on_regime_change)
         self.follower.apply(settings)
 
     def restore(self) -> LoadedModel | None:
@@ -79,7 +97,9 @@ class Learner:
         # After a crash the model's own window is newer than what the last orderly end has left.
         windows = [window for window in (saved, learned_from) if window is not None]
         if windows:
-            self.window.restore(max(windows, key=lambda window: int(window["seen"][0])))
+            latest = max(windows, key=lambda window: int(window["seen"][0]))
+            self.window.restore(latest)
+            self.changes.restore(latest)
             log.info("the window of the last run is back", extra={"rows": len(self.window)})
         if model is not None:
             self.triggers.has_model = True
@@ -87,9 +107,13 @@ class Learner:
             self.triggers.last_started = time.monotonic()
         return model
 
-    def observe(self, values: NDArray[np.float64], score: NDArray[np.float64]) -> None:
-        """Offer rows [n, width], extended as they were scored, with their scores [n] (NaN: no model) to the window."""
+    def observe(self, values: Float64, score: Float64, residual: Float64) -> Changes:
+        """Offer rows [n, width], extended as they were scored, with their scores [n] (NaN: no model) to the window.
+
+        `residual` [n, d] is their distance from what the model expected, in spreads of the feature.
+        """
         self.window.add(values, score)
+        return self.changes.observe(score, residual)
 
     def request(self, trigger: str) -> None:
         """Ask for a training by hand; it starts with the next step, the minimum distance notwithstanding."""
@@ -102,10 +126,12 @@ class Learner:
         if outcome is not None:
             self.triggers.finished(outcome.result in ("accepted", "rejected"))
             self.triggers.has_model = self.triggers.has_model or outcome.result == "accepted"
+            self.changes.training_ended(outcome.trigger, outcome.result == "accepted")
             self.follower.look_now()
         model = self.follower.next_model(now)
         if model is not None:
             self.triggers.has_model = True
+            self.changes.swapped()
         if not self.trainer.running:
             trigger = self._requested or self.triggers.due(now, self.window.seen, len(self.window))
             if trigger is not None:
@@ -127,10 +153,11 @@ class Learner:
             threads=s.threads,
             trigger=trigger,
             recipe=asdict(self._recipe),
+            reference=s.reference,
             parent=os.getpid(),
         )
         self.triggers.started(now, self.window.seen)
-        self.trainer.start(job, self.window.state())
+        self.trainer.start(job, self.window.state() | self.changes.state())
         log.info("training started", extra={"trigger": trigger, "rows": len(self.window)})
 
     def close(self) -> None:
@@ -139,7 +166,7 @@ class Learner:
         if not len(self.window):
             return
         try:
-            self._registry.save_window(self.window.state() | {"schema": self._schema()})
+            self._registry.save_window(self.window.state() | self.changes.state() | {"schema": self._schema()})
         except (RegistryError, OSError) as error:
             log.error("the window could not be kept, the next run fills a new one: %s", error)
 

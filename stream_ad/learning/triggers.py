@@ -23,9 +23,11 @@ class Triggers:
     rows_at_start: int = 0
     failures: int = 0
     has_model: bool = False
+    wanted: str | None = None
+    """`regime` or `drift`, once a change was found, until a training starts."""
 
     def due(self, now: float, rows_seen: int, window_rows: int) -> str | None:
-        """The name of the trigger that asks for a training now: `first`, `rows` or `time`."""
+        """The name of the trigger that asks for a training now: `first`, `regime`, `drift`, `rows` or `time`."""
         if window_rows < self.min_rows:
             return None
         since = None if self.last_started is None else now - self.last_started
@@ -33,6 +35,8 @@ class Triggers:
             return None
         if not self.has_model:
             return "first"
+        if self.wanted is not None:
+            return self.wanted
         if self.every_rows is not None and rows_seen - self.rows_at_start >= self.every_rows:
             return "rows"
         if self.every_seconds is not None and since is not None and since >= self.every_seconds:
@@ -49,6 +53,7 @@ class Triggers:
     def started(self, now: float, rows_seen: int) -> None:
         self.last_started = now
         self.rows_at_start = rows_seen
+        self.wanted = None
 
     def finished(self, good: bool) -> None:
         self.failures = 0 if good else self.failures + 1

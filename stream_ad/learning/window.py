@@ -11,6 +11,7 @@ from stream_ad.learning.truncation import MILD, inlier_probability
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
+Bool = NDArray[np.bool_]
 
 QUARANTINE_SHARE = 0.1
 
@@ -51,6 +52,15 @@ class Ring:
         self._end = (self._end + len(position)) % capacity
         self._size = min(capacity, self._size + len(position))
 
+    @property
+    def capacity(self) -> int:
+        return len(self.position)
+
+    def replace(self, values: Float64, position: Int64, score: Float64) -> None:
+        """Hold these rows, oldest first, in place of all others."""
+        self._end = self._size = 0
+        self.add(values, position, score)
+
     def ordered(self) -> tuple[Float64, Int64, Float64]:
         """Copies of values, positions and scores, oldest first."""
         at = (self._end - self._size + np.arange(self._size)) % len(self.position)
@@ -86,6 +96,21 @@ class InlierWindow:
         for ring in (self.inliers, self.quarantine):
             ring.score *= np.log(self._alpha) / np.log(alpha)
         self._alpha = alpha
+
+    def admit(self, chosen: Bool) -> None:
+        """Move those of the quarantined rows [k], oldest first, that are `chosen` among the inliers.
+
+        Each gets its place in time, and no score: it is none that a model let in, so calibration takes it as it is.
+        The oldest inliers make room.
+        """
+        values, position, score = self.inliers.ordered()
+        flagged, flagged_position, flagged_score = self.quarantine.ordered()
+        values = np.concatenate([values, flagged[chosen]])
+        position = np.concatenate([position, flagged_position[chosen]])
+        score = np.concatenate([score, np.full(int(chosen.sum()), np.nan)])
+        order = np.argsort(position)
+        self.inliers.replace(values[order], position[order], score[order])
+        self.quarantine.replace(flagged[~chosen], flagged_position[~chosen], flagged_score[~chosen])
 
     def training_rows(self, seed: int = 0) -> TrainingRows:
         """The inliers, and of the mildly flagged rows that fell between them as many as are inliers too.

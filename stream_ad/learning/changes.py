@@ -1,0 +1,89 @@
+"""Drift and regime change together, and the training that each asks for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_ad.learning.drift import Drift, DriftWatch
+from stream_ad.learning.regime import Phase, RegimeWatch
+from stream_ad.learning.triggers import Triggers
+from stream_ad.learning.window import InlierWindow
+
+log = logging.getLogger("stream_ad.learning")
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What was found in the last rows."""
+
+    drifts: tuple[Drift, ...] = ()
+    regime: str | None = None
+    """adapt or hold, if a regime change was found now."""
+
+
+class ChangeWatch:
+    """Watches the scores of a window's rows for drift and regime change, and asks `triggers` for a training.
+
+    Parameters: `drift`, the method of `DriftWatch`; `on_regime_change`, adapt or hold; `features`, names [d] of the
+    columns of the residuals; the window and the triggers of the same loop.
+    """
+
+    def __init__(
+        self, drift: str, on_regime_change: str, features: Sequence[str], window: InlierWindow, triggers: Triggers
+    ) -> None:
+        self.regime = RegimeWatch(on_regime_change, window)
+        self._features = features
+        self._drift = DriftWatch(drift, features)
+        self._triggers = triggers
+        self._learned = False
+
+    def apply(self, drift: str, on_regime_change: str) -> None:
+        """Go on with other settings."""
+        if drift != self._drift.method:
+            self._drift = DriftWatch(drift, self._features)
+        self.regime.action = on_regime_change
+
+    def observe(self, score: Float64, residual: Float64) -> Changes:
+        """Take scores [n], NaN where there was no model, and residuals [n, d] of rows that the window took just now."""
+        drifts = self._drift.observe(score, residual)
+        regime = self.regime.observe(score)
+        if regime == "adapt":
+            self._triggers.wanted = "regime"
+        for drift in drifts:
+            log.warning("drift in the %s", drift, extra={"signal": drift.signal, "feature": drift.feature})
+        # What is flagged is not in the window: while most of it may be a new operating point, training on drift
+        # would learn the old one once more.
+        if drifts and not self.regime.suspected:
+            self._triggers.wanted = "drift"
+        return Changes(tuple(drifts), regime)
+
+    def training_ended(self, trigger: str, accepted: bool) -> None:
+        """Hear how a training ended; if the one that learned a new operating point failed, evidence gathers anew."""
+        if self.regime.phase == Phase.ADAPTING and trigger in ("regime", "manual"):
+            self._learned = accepted
+            if not accepted:
+                self.regime.settled()
+
+    def swapped(self) -> None:
+        """Another model is live: all signals begin anew."""
+        self._drift.reset()
+        if self._learned:
+            self.regime.settled()
+        self._learned = False
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """What must outlast a restart, as arrays."""
+        return self.regime.state()
+
+    def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Take over what `state` gave, and go on with a change that was being learned."""
+        self.regime.restore(arrays)
+        if self.regime.phase == Phase.ADAPTING:
+            self._triggers.wanted = "regime"
