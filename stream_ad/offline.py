@@ -13,7 +13,7 @@ import numpy as np
 from stream_ad.config import Config, FileSink, FileSource, KafkaSource
 from stream_ad.detector import Detector, TrainingError
 from stream_ad.episodes import Alerts
-from stream_ad.learning import LoadedModel, suspicious_values, too_coarse_for_float32, unseen_hours
+from stream_ad.learning import LoadedModel, burst_left_out, suspicious_values, too_coarse_for_float32, unseen_hours
 from stream_ad.records import BadRecord, Decoded, RecordSchema, dead_letters, encode, make_decoder
 from stream_ad.registry import ModelRegistry, RegistryError, Snapshot, require_schema
 from stream_ad.scoring import Scorer
@@ -77,12 +77,12 @@ def train(config: Config, progress: ProgressReport) -> Trained:
         )
     x = np.concatenate(rows)[-config.training.window_rows :]
     started = time.time()
-    detector = Detector(config.alerts.false_alarm_rate, config.detector.device, config.detector.seed)
+    detector = Detector(config.alerts.rate(), config.detector.device, config.detector.seed)
     detector.fit(x, progress=lambda share: progress("learning", int(1000 * share), 1000))
     features = list(schema.features)
     values = x[:, : len(features)]
     notes = suspicious_values(values, features) + too_coarse_for_float32(values, features)
-    notes += unseen_hours(x) if schema.calendar else []
+    notes += (unseen_hours(x) if schema.calendar else []) + burst_left_out(detector.left_out)
     version = registry.save(
         Snapshot(
             version="",
@@ -113,7 +113,7 @@ def score(config: Config, output: Path, progress: ProgressReport) -> Scored:
         raise RegistryError(f"no model in {config.registry.path}: train one first with stream-ad train --input FILE")
     require_schema(snapshot, schema)
     detector = Detector.restore(snapshot.description, snapshot.weights, config.detector.device)
-    detector.set_false_alarm_rate(config.alerts.false_alarm_rate)
+    detector.set_false_alarm_rate(config.alerts.rate())
     scorer = Scorer(schema, None)
     scorer.swap(LoadedModel(snapshot.version, snapshot.created_at, detector))
     sink = make_sink(config.model_copy(update={"sink": FileSink(type="file", path=str(output))}))

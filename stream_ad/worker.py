@@ -16,7 +16,16 @@ from stream_ad import __version__
 from stream_ad.config import Config, ConfigError, ConfigWatcher, FileSource
 from stream_ad.detector import choose_device
 from stream_ad.episodes import Alerts, Records
-from stream_ad.learning import ColdStart, FollowOnly, Learner, LearningSettings, LoadedModel, Outcome, threads_each
+from stream_ad.learning import (
+    ColdStart,
+    FollowOnly,
+    Learner,
+    LearningSettings,
+    LoadedModel,
+    Outcome,
+    read_labels,
+    threads_each,
+)
 from stream_ad.monitoring import Metrics, MonitoringServer, OncePerMinute
 from stream_ad.records import (
     Batch,
@@ -32,13 +41,16 @@ from stream_ad.records import (
     make_decoder,
 )
 from stream_ad.registry import ModelRegistry, RegistryError, RegistryUnavailable
+from stream_ad.row_rate import RowRate
 from stream_ad.scoring import Scorer
 from stream_ad.transports import (
     ConfigurationError,
     DeliveryError,
+    PartitionLag,
     Sink,
     Source,
     TransportError,
+    make_label_source,
     make_sink,
     make_source,
 )
@@ -51,6 +63,8 @@ POLL_SECONDS = 0.2
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 10.0
 STATISTICS_SECONDS = 1.0
+MUCH = 1.25
+"""The budget is set anew where the rate of the rows asks for one that differs by this factor."""
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -78,9 +92,12 @@ class Worker:
         self.schema = RecordSchema(**config.schema_.model_dump())
         self.registry = ModelRegistry(config.registry.path, config.registry.keep)
         self.metrics = Metrics(list(self.schema.features), __version__, config.role)
-        self.metrics.set_false_alarm_rate(config.alerts.false_alarm_rate)
+        self._row_rate = RowRate()
+        self._false_alarm_rate = config.alerts.rate()
+        self.metrics.set_false_alarm_rate(self._false_alarm_rate)
         self._source = source
         self._sink = sink
+        self._labels = make_label_source(config, self.schema)
         self._watcher = watcher
         self._stopping = threading.Event()
         self._connected = False
@@ -104,6 +121,8 @@ class Worker:
             "trainings": 0,
             "swaps": 0,
             "rejected": 0,
+            "drifts": 0,
+            "rollbacks": 0,
         }
         self._started = time.monotonic()
         self._lag = 0
@@ -265,15 +284,35 @@ class Worker:
         # The cold start's scores are not calibrated: to the window they are no scores at all.
         score = np.where(verdicts.status == Status.SCORED, verdicts.score, np.nan)
         changes = self._learner.observe(extended[learnable], score[learnable], self._scorer.distance[learnable])
+        self._learner.remember(batch, np.flatnonzero(learnable), extended[learnable], score[learnable])
+        self._counts["drifts"] += len(changes.drifts)
         for drift in changes.drifts:
             self.metrics.drift_found(drift.signal, drift.feature)
         if changes.regime is not None:
             self.metrics.regime_changed(changes.regime)
 
+    def _take_labels(self) -> None:
+        """Put new labels into effect; those that are of no use are counted and told of."""
+        raw = RawBatch.empty() if self._labels is None else self._labels.poll(0.0)
+        if not len(raw):
+            return
+        labels, wrong = read_labels(raw)
+        for message in wrong:
+            self.metrics.label_taken("unreadable", "invalid")
+            self._once_per_minute.log(log, logging.WARNING, "label invalid", f"label is not used: {message}")
+        for label, used in zip(labels, self._learner.take_labels(labels), strict=True):
+            self.metrics.label_taken(label.kind, "used" if used else "unknown_record")
+            if not used:
+                message = f"label is not used: {label}, which is none of the last rows; label rows sooner"
+                self._once_per_minute.log(log, logging.WARNING, "label unknown", message)
+
     def _learn(self) -> None:
         outcome, model = self._learner.step()
         if outcome is not None:
             self._report(outcome)
+        if self._learner.rollbacks > self._counts["rollbacks"]:
+            self._counts["rollbacks"] += 1
+            self.metrics.rolled_back()
         if model is not None:
             self._swap(model)
 
@@ -311,8 +350,10 @@ class Worker:
             return
         self._next_statistics = now + STATISTICS_SECONDS
         self._reload()
+        self._take_labels()
         statistics = source.statistics()
         self._lag = sum(partition.records for partition in statistics.lag)
+        self._measure_rate(now, statistics.lag)
         self._missing_topics = statistics.missing_topics
         if self.config.role != "trainer":  # which passes over a backlog: its lag says nothing
             lag = [(one.topic, one.partition, one.records) for one in statistics.lag]
@@ -327,6 +368,25 @@ class Worker:
         self.metrics.set_regime_change(self._learner.regime_change)
         self.metrics.set_training_running(self._learner.training)
 
+    def _measure_rate(self, now: float, lag: list[PartitionLag]) -> None:
+        """With `alerts.per_day` the budget follows the rate at which rows arrive, once it is off by much."""
+        share = self.config.training.sample if self._samples else 1.0
+        self._row_rate.observe(
+            now,
+            self._counts["rows"] / share,
+            self._counts["records"] / (1.0 if self._scorer.has_context else share),
+            {(one.topic, one.partition): one.records for one in lag},
+        )
+        rate = self.config.alerts.rate(self._row_rate.per_second)
+        if max(rate, self._false_alarm_rate) > MUCH * min(rate, self._false_alarm_rate):
+            self._apply_budget(rate)
+            log.info("the budget follows the rate of the rows", extra={"false_alarm_rate": rate})
+
+    def _apply_budget(self, rate: float) -> None:
+        self._false_alarm_rate = rate
+        self._learner.apply(self._learning_settings())
+        self.metrics.set_false_alarm_rate(rate)
+
     def _reload(self) -> None:
         """Take up a changed configuration file; one that cannot be used changes nothing."""
         if self._watcher is None:
@@ -340,9 +400,8 @@ class Worker:
         if changed is None:
             return
         self.config = self._watcher.config
-        self._learner.apply(self._learning_settings())
+        self._apply_budget(self.config.alerts.rate(self._row_rate.per_second))
         self._alerts.cooldown.seconds = self.config.alerts.cooldown
-        self.metrics.set_false_alarm_rate(self.config.alerts.false_alarm_rate)
         logging.getLogger().setLevel(self.config.monitoring.log_level.upper())
         self.metrics.config_reloaded("applied")
         log.info("the changed configuration holds", extra={"changed": changed})
@@ -359,6 +418,8 @@ class Worker:
                 source.open()
                 if sink is not None:
                     sink.open()
+                if self._labels is not None:
+                    self._labels.open()
                 self._connected = True
                 log.info("connected")
                 return source, sink
@@ -377,6 +438,8 @@ class Worker:
         self._learner.close()
         if sink is not None:
             sink.close()
+        if self._labels is not None:
+            self._labels.close()
         source.close()
         self.server.close()
 
@@ -419,6 +482,7 @@ class Worker:
             "rate": round(self._counts["rows"] / max(1e-9, time.monotonic() - self._started), 1),
             "model": None if model is None else model.version,
             "training": self._learner.training,
+            "regime_change": self._learner.regime_change,
             "window_rows": self._learner.window_rows,
             "lag": self._lag,
             "ready": not reasons,
@@ -439,7 +503,7 @@ class Worker:
         training, detector = self.config.training, self.config.detector
         return LearningSettings(
             schema=self.schema,
-            false_alarm_rate=self.config.alerts.false_alarm_rate,
+            false_alarm_rate=self._false_alarm_rate,
             min_rows=training.min_rows,
             window_rows=training.window_rows,
             every_rows=training.every_rows,
@@ -453,6 +517,7 @@ class Worker:
             device=detector.device,
             seed=detector.seed,
             threads=self._threads,
+            labels=training.labels is not None,
         )
 
 

@@ -156,6 +156,8 @@ def test_a_value_from_the_environment_cannot_bring_structure(tmp_path: Path) -> 
         (["alert.false_alarm_rate=1"], ["alert (--set)", "did you mean alerts?"]),
         (["alerts.false_alarm_rate=high"], ["alerts.false_alarm_rate", "valid number", "'high'"]),
         (["alerts.false_alarm_rate=0"], ["alerts.false_alarm_rate", "greater than 0"]),
+        (["alerts.per_day=0"], ["alerts.per_day", "greater than 0"]),
+        (["alerts.per_day=5", "alerts.false_alarm_rate=0.01"], ["alerts.per_day", "take one out"]),
         (["detector.device=gpu"], ["detector.device", "'auto', 'cpu' or 'cuda'"]),
         (["training.min_rows=1e4"], ["training.min_rows", "'1e4'"]),
         (["training.min_rows=30000"], ["training.min_rows", "never holds 30000"]),
@@ -252,6 +254,21 @@ def test_a_file_source_needs_no_kafka(tmp_path: Path) -> None:
     text = "source: {type: file, path: x.csv}\nschema: {features: [a]}\nsink: {type: file, path: y.jsonl}\n"
     found: Any = read(tmp_path, text)
     assert (found.source.path, found.sink.path) == ("x.csv", "y.jsonl")
+    assert "set alerts.false_alarm_rate" in problems(tmp_path, text, "alerts.per_day=5"), "a file has no rows a day"
+
+
+def test_alarms_a_day_are_a_share_of_the_rows_of_a_day_within_bounds(tmp_path: Path) -> None:
+    alerts = read(tmp_path, SMALL, "alerts.per_day=8.64").alerts
+    assert alerts.rate() == pytest.approx(1e-4), "one row a second is assumed"
+    assert alerts.rate(100.0) == pytest.approx(1e-6)
+    assert alerts.rate(1e9) == 1e-6
+    assert alerts.rate(0.0) == 0.2
+    assert read(tmp_path).alerts.rate(100.0) == 0.001, "a share stays a share"
+
+
+def test_a_configuration_with_alarms_a_day_is_read_back_from_its_dump(tmp_path: Path) -> None:
+    found = read(tmp_path, SMALL, "alerts.per_day=8")
+    assert read(tmp_path, yaml.safe_dump(found.dump())).dump() == found.dump()
 
 
 def test_a_window_too_small_for_the_budget_is_a_warning(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from stream_ad.config import ConfigError, ConfigWatcher
 from stream_ad.simulation import SENSORS, Plant
+from stream_ad.transports import PartitionLag
 from stream_ad.transports.memory import MemorySink, MemorySource
 from stream_ad.worker import Worker
 from tests.conftest import Kafka
@@ -147,6 +148,21 @@ def test_another_budget_holds_for_model_window_and_metrics(tmp_path: Path) -> No
     assert 'stream_ad_config_reloads_total{result="applied"} 1.0' in page
     assert "stream_ad_model_swaps_total 1.0" in page, "it is the same model"
     assert worker._learner.triggers.min_rows == 700  # type: ignore[union-attr]  # role all has them
+
+
+def test_alarms_a_day_follow_the_rows_that_arrive_not_those_of_a_backlog(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(config_text(tmp_path / "models").replace("false_alarm_rate: 0.005", "per_day: 864.0"))
+    worker = Worker(ConfigWatcher(path).config, source=MemorySource(), sink=MemorySink())
+    assert "stream_ad_false_alarm_rate 0.01" in worker.server.answer("/metrics", "")[2].decode(), "assumed"
+    backlog, arriving, read = 90_000, 10, 1000  # rows, a second
+    for second in range(0, 310, 10):
+        worker._counts["rows"] = worker._counts["records"] = second * read if second <= 90 else 90_000 + second * 10
+        left = max(0, backlog + second * arriving - worker._counts["rows"])
+        worker._measure_rate(float(second), [PartitionLag("memory", 0, left)])
+    assert worker._learning_settings().false_alarm_rate == pytest.approx(0.001, rel=0.25)
+    page = worker.server.answer("/metrics", "")[2].decode()
+    assert "stream_ad_false_alarm_rate 0.001" in page
 
 
 def test_a_refused_one_shows_in_log_and_metric(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from stream_ad.config.models import Config, FileSource, KafkaConnection, KafkaSink, KafkaSource
+from stream_ad.config.models import Config, FileSource, KafkaConnection, KafkaSink, KafkaSource, LabelsTopic
 
 CALIBRATION_SHARE = 0.5
 LEAST_EXPECTED_ALARMS = 5.0
@@ -18,6 +18,8 @@ def check(config: Config) -> list[tuple[str, str]]:
         *_role(config),
         *_schema(config),
         *_training(config),
+        *_labels(config),
+        *_alerts(config),
         *_topics(config),
         *_connections(config),
         *_file(config),
@@ -28,7 +30,8 @@ def warnings(config: Config) -> list[str]:
     """What works, but hardly as wanted."""
     found = []
     alarms = config.alerts.false_alarm_rate * CALIBRATION_SHARE * config.training.window_rows
-    if alarms < LEAST_EXPECTED_ALARMS:
+    # What share of the rows so many a day are shows only on the stream.
+    if config.alerts.per_day is None and alarms < LEAST_EXPECTED_ALARMS:
         rows = round(LEAST_EXPECTED_ALARMS / CALIBRATION_SHARE / config.alerts.false_alarm_rate, -2)
         found.append(
             f"training.window_rows: {config.training.window_rows} rows hardly show what one false alarm in "
@@ -77,6 +80,24 @@ def _training(config: Config) -> Problems:
         )
     if not re.fullmatch(r"first|none|\d{8}T\d{9}-[0-9a-f]{4}", training.reference):
         yield "training.reference", f"{training.reference!r} is neither first nor none nor a version of `models list`"
+
+
+def _labels(config: Config) -> Problems:
+    labels = config.training.labels
+    if isinstance(labels, LabelsTopic):
+        if not isinstance(config.source, KafkaSource):
+            yield "training.labels", "a topic is one of the source's cluster, and source.type is not kafka: use a file"
+        elif labels.topic in config.source.topics:
+            yield "training.labels.topic", f"{labels.topic} is one of source.topics: its labels would be scored as rows"
+
+
+def _alerts(config: Config) -> Problems:
+    if config.alerts.per_day is None:
+        return
+    if "false_alarm_rate" in config.alerts.model_fields_set:
+        yield "alerts.per_day", "stands beside alerts.false_alarm_rate, which says the same in another unit: take one out"
+    if isinstance(config.source, FileSource):
+        yield "alerts.per_day", "a file has no rows a day: set alerts.false_alarm_rate, a share of the rows"
 
 
 def _topics(config: Config) -> Problems:

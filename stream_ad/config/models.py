@@ -6,6 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr
 
+HIGHEST_RATE = 0.2
+LOWEST_RATE = 1e-6
+SECONDS_A_DAY = 86_400.0
+ASSUMED_ROWS_PER_SECOND = 1.0
+
 
 class Section(BaseModel):
     """Unknown keys are errors: a misspelt key must not be a setting silently lost."""
@@ -127,6 +132,22 @@ class DetectorSettings(Section):
     """Start of the random draws: the same seed and rows give the same model on the same machine."""
 
 
+class LabelsTopic(Section):
+    """Labels from a topic of the source's cluster."""
+
+    type: Literal["kafka"] = "kafka"
+    topic: str
+    """The topic, which must be there; read from its beginning at each start."""
+
+
+class LabelsFile(Section):
+    """Labels from a file."""
+
+    type: Literal["file"]
+    path: Annotated[str, Field(pattern=r"\.(jsonl|ndjson|json)$")]
+    """A JSON Lines file, which must be there; read from its beginning at each start, then what is appended."""
+
+
 class Training(Section):
     """When and on what the detector learns."""
 
@@ -159,19 +180,33 @@ class Training(Section):
     each is the past of others, and learns from this share."""
     cold_start: Literal["half_space_trees", "none"] = "half_space_trees"
     """What scores while there is no model yet."""
+    labels: Annotated[LabelsTopic | LabelsFile, Field(discriminator="type")] | None = None
+    """Where labels of rows come from, if there are any: `{type: kafka, topic: NAME}`, a topic of the source's cluster,
+    or `{type: file, path: NAME.jsonl}`. See [labels](learning.md#labels)."""
 
 
 class Alerts(Section):
     """How often a normal row may raise an alarm."""
 
-    false_alarm_rate: Annotated[float, Field(gt=0.0, le=0.2)] = 0.001
+    false_alarm_rate: Annotated[float, Field(gt=0.0, le=HIGHEST_RATE)] = 0.001
     """Share of normal rows that may be flagged: 0.001 is one in a thousand. Score 1.0 stands there."""
+    per_day: PositiveFloat | None = None
+    """Instead of `false_alarm_rate`: false alarms a day of one worker, that is of the rows that it reads. The share
+    follows from the rows a day that it sees arrive, on its own clock; until three minutes are measured one row a
+    second is assumed. Not for files, which come as quickly as they are read."""
     emit: Literal["rows", "episodes"] = "rows"
     """What goes to the anomalies topic. rows: each flagged row. episodes: consecutive flagged rows of a key are one
     episode, told of when it begins and when it ends. See [episodes](output.md#episodes)."""
     cooldown: Annotated[float, Field(ge=0.0)] = 0.0
     """Seconds after an alert of a key within which further ones are held back, and counted. By the rows' times, by
     arrival where they have none. 0: none is."""
+
+    def rate(self, rows_per_second: float | None = None) -> float:
+        """The share of normal rows that may be flagged, at so many rows a second if that is known."""
+        if self.per_day is None:
+            return self.false_alarm_rate
+        rows_a_day = SECONDS_A_DAY * (ASSUMED_ROWS_PER_SECOND if rows_per_second is None else rows_per_second)
+        return min(HIGHEST_RATE, max(LOWEST_RATE, self.per_day / max(1.0, rows_a_day)))
 
 
 class KafkaSink(KafkaConnection):
@@ -259,4 +294,7 @@ class Config(Section):
                 return [escaped(item) for item in value]
             return value.replace("$", "$$") if isinstance(value, str) else value
 
-        return dict(escaped(self.model_dump(mode="json", by_alias=True)))
+        plain = self.model_dump(mode="json", by_alias=True)
+        if self.alerts.per_day is not None:
+            del plain["alerts"]["false_alarm_rate"]
+        return dict(escaped(plain))

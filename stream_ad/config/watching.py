@@ -13,6 +13,7 @@ LIVE = frozenset(
     (
         "alerts.cooldown",
         "alerts.false_alarm_rate",
+        "alerts.per_day",
         "monitoring.log_level",
         "training.drift",
         "training.every_rows",

@@ -53,7 +53,7 @@ and the chart's own Secret. Only a change here restarts the pods; a new false al
 */}}
 {{- define "stream-ad.restartChecksum" -}}
 {{- $config := deepCopy .Values.config -}}
-{{- range list "alerts.cooldown" "alerts.false_alarm_rate" "training.drift" "training.every_rows" "training.every_seconds" "training.min_interval_seconds" "training.min_rows" "training.on_regime_change" "training.reference" "training.rollback_after" "training.timeout_seconds" "monitoring.log_level" -}}
+{{- range list "alerts.cooldown" "alerts.false_alarm_rate" "alerts.per_day" "training.drift" "training.every_rows" "training.every_seconds" "training.min_interval_seconds" "training.min_rows" "training.on_regime_change" "training.reference" "training.rollback_after" "training.timeout_seconds" "monitoring.log_level" -}}
 {{- $section := get $config (splitList "." . | first) -}}
 {{- if $section -}}
 {{- $_ := unset $section (splitList "." . | last) -}}
