@@ -103,6 +103,8 @@ def described_type(field: Schema) -> str:
     """The type in words, with its limits, as in `number, above 0, 0.2 at most`."""
     if "anyOf" in field:
         return " or ".join("null" if one.get("type") == "null" else described_type(one) for one in field["anyOf"])
+    if "oneOf" in field:
+        return "mapping"
     if "enum" in field:
         return "one of " + ", ".join(f"`{value}`" for value in field["enum"])
     if field["type"] == "array":

@@ -214,6 +214,7 @@ def test_a_worker_tells_of_each_fault_by_rows_or_by_episodes(tmp_path: Path, emi
             "alerts": {"false_alarm_rate": 0.005, "emit": emit},
             "registry": {"path": str(tmp_path / "models")},
             "monitoring": {"host": "127.0.0.1", "port": 0},
+            "detector": {"threads": 1},
         }
     )
     source, sink = MemorySource(maximum_poll=64), MemorySink()

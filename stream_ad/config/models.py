@@ -170,8 +170,8 @@ class Training(Section):
     as well, once a tenth of `window_rows` in rows is flagged in succession and these rows are like each other. hold: go
     on alarming."""
     rollback_after: Annotated[int, Field(ge=100)] = 5000
-    """Rows after which a new model is judged by its alerts: the one before it comes back if the new one flags more
-    than it may, and more than three times as many of these rows."""
+    """Rows over which a new model is compared with the one before it, if it flags too many of them: that one comes
+    back if it would have flagged less than a third of them. Where the new one flags most rows a tenth will do."""
     reference: str = "first"
     """The model that stays pinned, to see how far operation has moved away from it: the first one that was accepted,
     none, or a version by its name (`stream-ad models list`)."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream_ad.detector.descriptors import FLOAT32_MAX
-from stream_ad.detector.fitting import Flagged, Progress, fit_hierarchical_detector
+from stream_ad.detector.fitting import Flagged, Progress, bursts_in, fit_hierarchical_detector
 from stream_ad.detector.hierarchical import MOST_CANDIDATES, HierarchicalDetector
 from stream_ad.detector.recipe import Recipe
 
@@ -76,6 +76,7 @@ class Detector:
         self.seed = seed
         self.recipe = recipe or Recipe()
         self.module: HierarchicalDetector | None = None
+        self.left_out: NDArray[np.int64] = np.empty(0, np.int64)
         self._compiled: Any = None
 
     def fit(
@@ -85,18 +86,28 @@ class Detector:
         flagged: Float64 | None = None,
         flagged_place: NDArray[np.int64] | None = None,
         truncated: float = 0.0,
+        anomalies: Float64 | None = None,
+        judged: bool = False,
         progress: Progress = lambda share: None,
     ) -> Detector:
         """Learn from inliers x [n, d] in time order, NaN for missing; return self.
 
         `flagged` [k, d] are rows that an earlier model flagged mildly, `flagged_place` [k] how many rows of x
         came before each, `truncated` the share of inliers that it flagged more strongly: see
-        `fitting.Flagged`. Raises `TrainingError` for fewer than eight rows.
+        `fitting.Flagged`. `anomalies` [m, d] are rows known to be anomalous, if there are any.
+        Unless an earlier model has `judged` the rows, a burst among them that looks like nothing else is left out;
+        `left_out` then has the numbers of its rows. Raises `TrainingError` for fewer than eight rows.
         """
         rows = self._tensor(x)
+        place = None if flagged_place is None else torch.as_tensor(flagged_place, device=self.device)
+        if not judged:
+            burst = bursts_in(rows, self.recipe, self.seed)
+            self.left_out = torch.nonzero(burst).flatten().cpu().numpy()
+            rows = rows[~burst]
+            place = None if place is None else place - torch.cat([place.new_zeros(1), burst.cumsum(0)])[place]
         extra = None
-        if flagged is not None and flagged_place is not None:
-            extra = Flagged(self._tensor(flagged), torch.as_tensor(flagged_place, device=self.device), truncated)
+        if flagged is not None and place is not None:
+            extra = Flagged(self._tensor(flagged), place, truncated)
         self.module = fit_hierarchical_detector(rows, self.recipe, self.false_alarm_rate, self.seed, extra, progress)
         self._compiled = None
         return self

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ad.learning.changes import Changes
+from stream_ad.learning.feedback import Label
 from stream_ad.learning.follower import LoadedModel, ModelFollower
 from stream_ad.learning.settings import LearningSettings
 from stream_ad.learning.trainer import Outcome
+from stream_ad.records import Batch
 from stream_ad.registry import ModelRegistry
 
 log = logging.getLogger("stream_ad.learning")
@@ -25,6 +27,7 @@ class FollowOnly:
     window_rows = 0
     quarantine_rows = 0
     regime_change = False
+    rollbacks = 0
     training = False
     model_coming = False
 
@@ -38,6 +41,13 @@ class FollowOnly:
     def observe(self, values: Float64, score: Float64, residual: Float64) -> Changes:
         """The trainer reads the stream for itself."""
         return Changes()
+
+    def remember(self, batch: Batch, rows: NDArray[np.int64], values: Float64, score: Float64) -> None:
+        """As `observe`."""
+
+    def take_labels(self, labels: list[Label]) -> list[bool]:
+        """Not one is of use here: the trainer reads them too."""
+        return [False] * len(labels)
 
     def request(self, trigger: str) -> None:
         log.warning("a worker of role scorer does not train: ask the trainer")

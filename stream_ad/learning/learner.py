@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from stream_ad.detector import Recipe
 from stream_ad.detector.temporal import TemporalContext
 from stream_ad.learning.changes import Changes, ChangeWatch
+from stream_ad.learning.feedback import Feedback, Label
 from stream_ad.learning.follower import LoadedModel, ModelFollower
 from stream_ad.learning.regime import Phase
+from stream_ad.learning.rollback import RollBack
 from stream_ad.learning.settings import LearningSettings
 from stream_ad.learning.trainer import Outcome, Trainer, remove_leftovers
 from stream_ad.learning.training_job import Job
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.window import InlierWindow
+from stream_ad.records import Batch
 from stream_ad.registry import ModelRegistry, RegistryError
 
 log = logging.getLogger("stream_ad.learning")
@@ -41,6 +44,9 @@ class Learner:
             settings.drift, settings.on_regime_change, settings.schema.features, self.window, self.triggers
         )
         self.follower = ModelFollower(registry, settings)
+        self.roll_back = RollBack(registry, settings.rollback_after, settings.false_alarm_rate)
+        self.rollbacks = 0
+        self.feedback = Feedback(self.window, width) if settings.labels else None
         self._settings = settings
         self._registry = registry
         self._recipe = recipe or Recipe()
@@ -81,6 +87,7 @@ class Learner:
         self.triggers.every_seconds = settings.every_seconds
         self.triggers.min_interval_seconds = settings.min_interval_seconds
         self.changes.apply(settings.drift, settings.on_regime_change)
+        self.roll_back.apply(settings.rollback_after, settings.false_alarm_rate)
         self.follower.apply(settings)
 
     def restore(self) -> LoadedModel | None:
@@ -100,8 +107,11 @@ class Learner:
             latest = max(windows, key=lambda window: int(window["seen"][0]))
             self.window.restore(latest)
             self.changes.restore(latest)
+            if self.feedback is not None:
+                self.feedback.restore(latest)
             log.info("the window of the last run is back", extra={"rows": len(self.window)})
         if model is not None:
+            self.roll_back.swapped(model)
             self.triggers.has_model = True
             self.triggers.rows_at_start = self.window.seen
             self.triggers.last_started = time.monotonic()
@@ -113,7 +123,21 @@ class Learner:
         `residual` [n, d] is their distance from what the model expected, in spreads of the feature.
         """
         self.window.add(values, score)
+        self.roll_back.observe(values, score)
         return self.changes.observe(score, residual)
+
+    def remember(self, batch: Batch, rows: NDArray[np.int64], values: Float64, score: Float64) -> None:
+        """Hear where the rows that `observe` was offered last came from, so that they can be labelled."""
+        if self.feedback is not None:
+            self.feedback.remember(batch, rows, values, score)
+
+    def take_labels(self, labels: list[Label]) -> list[bool]:
+        """Put labels into effect and keep that for the next run; return for each whether its row is known."""
+        assert self.feedback is not None, "labels without training.labels"
+        used = self.feedback.take(labels)
+        if any(used):
+            self._keep_window()
+        return used
 
     def request(self, trigger: str) -> None:
         """Ask for a training by hand; it starts with the next step, the minimum distance notwithstanding."""
@@ -128,8 +152,12 @@ class Learner:
             self.triggers.has_model = self.triggers.has_model or outcome.result == "accepted"
             self.changes.training_ended(outcome.trigger, outcome.result == "accepted")
             self.follower.look_now()
+        if self.roll_back.rolled_back():
+            self.rollbacks += 1
+            self.follower.look_now()
         model = self.follower.next_model(now)
         if model is not None:
+            self.roll_back.swapped(model)
             self.triggers.has_model = True
             self.changes.swapped()
         if not self.trainer.running:
@@ -157,16 +185,21 @@ class Learner:
             parent=os.getpid(),
         )
         self.triggers.started(now, self.window.seen)
-        self.trainer.start(job, self.window.state() | self.changes.state())
+        labelled = {} if self.feedback is None else self.feedback.for_training()
+        self.trainer.start(job, self.window.state() | self.changes.state() | labelled)
         log.info("training started", extra={"trigger": trigger, "rows": len(self.window)})
 
     def close(self) -> None:
         """End a running training and keep the window for the next run."""
         self.trainer.stop()
-        if not len(self.window):
-            return
+        if len(self.window):
+            self._keep_window()
+
+    def _keep_window(self) -> None:
+        labelled = {} if self.feedback is None else self.feedback.state()
+        kept = self.window.state() | self.changes.state() | labelled | {"schema": self._schema()}
         try:
-            self._registry.save_window(self.window.state() | self.changes.state() | {"schema": self._schema()})
+            self._registry.save_window(kept)
         except (RegistryError, OSError) as error:
             log.error("the window could not be kept, the next run fills a new one: %s", error)
 

@@ -26,3 +26,5 @@ class LearningSettings:
     device: str
     seed: int
     threads: int
+    labels: bool = False
+    """Whether rows can be labelled, and must be remembered for that."""

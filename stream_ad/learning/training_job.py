@@ -71,6 +71,7 @@ def run(folder: Path) -> Result:
 
     from stream_ad.detector import Detector, Recipe
     from stream_ad.learning import gate, reference
+    from stream_ad.learning.data_report import burst_left_out
     from stream_ad.learning.window import InlierWindow
     from stream_ad.registry import ModelRegistry, Snapshot
 
@@ -96,6 +97,8 @@ def run(folder: Path) -> Result:
         flagged=learned.flagged,
         flagged_place=learned.flagged_place,
         truncated=learned.truncated(job.false_alarm_rate),
+        anomalies=arrays.get("anomalies.values"),
+        judged=learned.scored_share > 0.5,
         progress=end_with_parent,
     )
     verdict = gate.judge(detector, held_out, learned.rows, live_detector(registry, job))
@@ -118,8 +121,8 @@ def run(folder: Path) -> Result:
     reasons = verdict.reasons
     if verdict.accepted and not registry.publish(version, live_before):
         reasons = [f"{registry.pointer()} was made live while this one trained, by another trainer or by hand"]
-    registry.prune(keep_also=reference.find(registry, job.reference, job.fingerprint))
-    notes = [moved.reference_note] if moved.reference_note else []
+    registry.prune(keep_also=registry.reference(job.reference, job.fingerprint))
+    notes = ([moved.reference_note] if moved.reference_note else []) + burst_left_out(detector.left_out)
     return Result(version, not reasons, reasons, list(verdict.refusals), moved.reference_distance, notes)
 
 

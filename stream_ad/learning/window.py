@@ -13,7 +13,9 @@ Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
-QUARANTINE_SHARE = 0.1
+QUARANTINE_SHARE = 0.2
+"""Of the window's capacity. Half of it fills before rows are let back in: what was flagged earlier, which the next
+calibration needs, must still be there."""
 
 
 @dataclass(slots=True)
@@ -97,20 +99,46 @@ class InlierWindow:
             ring.score *= np.log(self._alpha) / np.log(alpha)
         self._alpha = alpha
 
+    def thin(self, rows: int, before: int) -> None:
+        """Keep `rows` of the inliers from before this position, evenly spread over time.
+
+        Of the quarantined rows from before it the same share stays: calibration takes both together.
+        """
+        earlier = self.inliers.ordered()[1] < before
+        share = min(1.0, rows / max(1, int(earlier.sum())))
+        for ring in (self.inliers, self.quarantine):
+            values, position, score = ring.ordered()
+            earlier = position < before
+            kept = ~earlier | (np.floor(np.cumsum(earlier) * share) > np.floor((np.cumsum(earlier) - 1) * share))
+            ring.replace(values[kept], position[kept], score[kept])
+
     def admit(self, chosen: Bool) -> None:
         """Move those of the quarantined rows [k], oldest first, that are `chosen` among the inliers.
 
-        Each gets its place in time, and no score: it is none that a model let in, so calibration takes it as it is.
-        The oldest inliers make room.
+        Each gets its place in time, and no score: no model let it in, so calibration takes it as it is. The oldest
+        inliers make room.
         """
-        values, position, score = self.inliers.ordered()
-        flagged, flagged_position, flagged_score = self.quarantine.ordered()
-        values = np.concatenate([values, flagged[chosen]])
-        position = np.concatenate([position, flagged_position[chosen]])
-        score = np.concatenate([score, np.full(int(chosen.sum()), np.nan)])
-        order = np.argsort(position)
-        self.inliers.replace(values[order], position[order], score[order])
-        self.quarantine.replace(flagged[~chosen], flagged_position[~chosen], flagged_score[~chosen])
+        flagged, position, score = self.quarantine.ordered()
+        self._insert(flagged[chosen], position[chosen])
+        self.quarantine.replace(flagged[~chosen], position[~chosen], score[~chosen])
+
+    def settle(self, values: Float64, position: Int64, normal: Bool) -> None:
+        """Take in what people say of rows [k, d] that were offered as those at these positions: `normal` ones belong
+        among the inliers, as with `admit`, the others neither there nor in the quarantine."""
+        inside = np.isin(position, self.inliers.ordered()[1])
+        for ring, wrong in ((self.inliers, position[~normal]), (self.quarantine, position)):
+            rows, at, score = ring.ordered()
+            kept = ~np.isin(at, wrong)
+            ring.replace(rows[kept], at[kept], score[kept])
+        self._insert(values[normal & ~inside], position[normal & ~inside])
+
+    def _insert(self, values: Float64, position: Int64) -> None:
+        """Rows among the inliers, each at its place in time and without a score."""
+        rows, at, score = self.inliers.ordered()
+        at = np.concatenate([at, position])
+        order = np.argsort(at)
+        score = np.concatenate([score, np.full(len(position), np.nan)])
+        self.inliers.replace(np.concatenate([rows, values])[order], at[order], score[order])
 
     def training_rows(self, seed: int = 0) -> TrainingRows:
         """The inliers, and of the mildly flagged rows that fell between them as many as are inliers too.

@@ -46,8 +46,8 @@ TRIGGERS = ("first", "rows", "time", "drift", "regime", "manual")
 RESULTS = ("accepted", "rejected", "error", "killed", "timeout")
 REGIME_ACTIONS = ("adapt", "hold")
 GATE_CHECKS = ("finite", "constant", "alert_rate", "auroc", "compiled")
-LABELS = ("normal", "anomaly")
-LABEL_RESULTS = ("used", "unknown_record", "invalid")
+LABELS = (*product(("normal", "anomaly"), ("used", "unknown_record")), ("unreadable", "invalid"))
+"""Labels by people and what becomes of them."""
 RATIO_ROWS = 10_000
 """Rows that `stream_ad_alert_ratio` looks back on."""
 
@@ -91,7 +91,9 @@ class Metrics:
         r.register(self._latency)
         self._alert_ratio = Gauge("stream_ad_alert_ratio", f"Share flagged of the last {RATIO_ROWS} rows.", registry=r)
         self._budget = Gauge(
-            "stream_ad_false_alarm_rate", "alerts.false_alarm_rate: the share of normal rows to be flagged.", registry=r
+            "stream_ad_false_alarm_rate",
+            "The budget: the share of normal rows to be flagged, set or following from alerts.per_day.",
+            registry=r,
         )
         self._stage = Histogram(
             "stream_ad_stage_seconds",
@@ -205,7 +207,7 @@ class Metrics:
             self._regime_changes.labels(action)
         for check in GATE_CHECKS:
             self._gate_refusals.labels(check)
-        for label, result in product(LABELS, LABEL_RESULTS):
+        for label, result in LABELS:
             self._labels_taken.labels(label, result)
 
     def _add_episodes(self) -> None:
@@ -352,7 +354,7 @@ class Metrics:
         self._suppressed.inc(suppressed)
 
     def label_taken(self, label: str, result: str) -> None:
-        """`label` is one of `LABELS`, `result` one of `LABEL_RESULTS`."""
+        """`label` and `result` are one of `LABELS`."""
         self._labels_taken.labels(label, result).inc()
 
     def _show_only(self, gauge: Gauge, values: Mapping[Place, float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ __all__ = [
     "Source",
     "SourceStatistics",
     "TransportError",
+    "make_label_source",
     "make_sink",
     "make_source",
 ]
@@ -49,6 +51,27 @@ def make_source(settings: config.Config, schema: RecordSchema) -> Source:
         # Not more at once than the first training waits for: in a small file it would be all.
         return FileSource(settings.source, schema, min(ROWS_PER_POLL, settings.training.min_rows))
     raise ConfigurationError("source.type memory is for programs: give the source to Worker(config, source=...)")
+
+
+def make_label_source(settings: config.Config, schema: RecordSchema) -> Source | None:
+    """Where labels come from, not opened yet; None if from nowhere.
+
+    They are read from the beginning at each start, by each worker for itself: whose rows they are about nobody
+    else knows.
+    """
+    labels = settings.training.labels
+    if labels is None or settings.role == "scorer":
+        return None
+    if isinstance(labels, config.LabelsFile):
+        from stream_ad.transports.file import FileSource
+
+        return FileSource(config.FileSource(type="file", path=labels.path, follow=True), schema)
+    if not isinstance(settings.source, config.KafkaSource):
+        raise ConfigurationError("training.labels: a topic is one of the source's cluster; source.type is not kafka")
+    from stream_ad.transports.kafka_source import KafkaSource
+
+    alone = {"topics": [labels.topic], "group": f"{settings.source.group}-labels-{uuid.uuid4()}", "start": "earliest"}
+    return KafkaSource(settings.source.model_copy(update=alone))
 
 
 def make_sink(settings: config.Config) -> Sink:

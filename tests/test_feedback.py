@@ -1,0 +1,259 @@
+"""Labels: what people say of rows, found again, put into effect, and kept."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stream_ad.config import Config
+from stream_ad.learning import Learner, feedback
+from stream_ad.learning.feedback import Feedback, Label, read_label, read_labels
+from stream_ad.learning.window import InlierWindow
+from stream_ad.records import NO_TIMESTAMP, Batch, RawBatch
+from stream_ad.registry import ModelRegistry
+from stream_ad.simulation import SENSORS, Plant
+from stream_ad.transports.memory import MemorySink, MemorySource
+from stream_ad.worker import Worker
+from tests.running import plant_json, publish_model, wait_until
+
+WIDTH = 2
+
+
+class Loop:
+    """A window with feedback, and rows whose values are their numbers."""
+
+    def __init__(self, capacity: int = 1000) -> None:
+        self.window = InlierWindow(capacity, WIDTH, 0.01)
+        self.feedback = Feedback(self.window, WIDTH)
+        self.offset = 0
+
+    def send(self, scores: list[float], rows_per_record: int = 1, skip: int = 0) -> None:
+        """One row a score; the first `skip` are not learnable."""
+        n = len(scores)
+        numbers = self.offset + np.arange(n)
+        values = np.repeat(numbers[:, None], WIDTH, axis=1).astype(np.float64)
+        none: list[bytes | None] = [b""] * n
+        raw = RawBatch(none, none, [()] * n, np.full(n, NO_TIMESTAMP), ["t"] * n, np.zeros(n, np.int32), numbers)
+        record = np.arange(n) // rows_per_record
+        ids: list[str | int] = [f"row-{number}" for number in numbers]
+        batch = Batch(raw, values, record, np.full(n, -1), ids, none, raw.timestamps, np.zeros(n, np.bool_))
+        self.offset += n
+        rows = np.arange(skip, n)
+        score = np.array(scores)[rows]
+        self.window.add(values[rows], score)
+        self.feedback.remember(batch, rows, values[rows], score)
+
+    def inliers(self) -> list[int]:
+        return [int(value) for value in self.window.inliers.ordered()[0][:, 0]]
+
+    def quarantined(self) -> list[int]:
+        return [int(value) for value in self.window.quarantine.ordered()[0][:, 0]]
+
+    def anomalies(self) -> list[int]:
+        return sorted(int(value) for value in self.feedback.anomalies[:, 0])
+
+
+def by_id(kind: Any, number: int) -> Label:
+    return Label(kind, None, f"row-{number}")
+
+
+def by_place(kind: Any, offset: int, row_id: str | None = None) -> Label:
+    return Label(kind, ("t", 0, offset), row_id)
+
+
+def test_a_false_alarm_labelled_normal_goes_among_the_inliers_of_its_time() -> None:
+    loop = Loop()
+    loop.send([0.1, 3.0, 0.1, 2.0, 0.1])
+    assert loop.feedback.take([by_id("normal", 1)]) == [True]
+    assert (loop.inliers(), loop.quarantined(), loop.anomalies()) == ([0, 1, 2, 4], [3], [])
+    training = loop.window.training_rows()
+    assert training.rows[:, 0].tolist() == [0.0, 1.0, 2.0, 4.0]
+
+
+def test_an_anomaly_that_was_missed_leaves_the_window_and_is_kept_for_training() -> None:
+    loop = Loop()
+    loop.send([0.1, 3.0, 0.1, 2.0, 0.1])
+    assert loop.feedback.take([by_place("anomaly", 2), by_place("anomaly", 3)]) == [True, True]
+    assert (loop.inliers(), loop.quarantined(), loop.anomalies()) == ([0, 4], [1], [2, 3])
+
+
+def test_the_last_word_counts_and_saying_it_again_changes_nothing() -> None:
+    loop = Loop()
+    loop.send([0.1, 3.0, 0.1])
+    for _ in range(2):
+        assert loop.feedback.take([by_id("normal", 1), by_id("anomaly", 1)]) == [True, True]
+        assert (loop.inliers(), loop.anomalies()) == ([0, 2], [1])
+    for _ in range(2):
+        loop.feedback.take([by_id("normal", 1)])
+        assert (loop.inliers(), loop.anomalies()) == ([0, 1, 2], [])
+
+
+def test_a_label_by_place_is_for_all_rows_of_the_record_unless_it_names_one() -> None:
+    loop = Loop()
+    loop.send([0.1] * 6, rows_per_record=3)
+    assert loop.feedback.take([by_place("anomaly", 0), by_place("anomaly", 1, "row-4")]) == [True, True]
+    assert loop.anomalies() == [0, 1, 2, 4]
+
+
+def test_rows_that_are_not_known_or_not_learnable_are_not_labelled() -> None:
+    loop = Loop()
+    loop.send([0.1, 0.1], skip=1)
+    labels = [
+        by_id("normal", 0),
+        by_id("normal", 77),
+        by_place("anomaly", 1, "row-0"),
+        Label("normal", ("x", 0, 1), None),
+    ]
+    assert loop.feedback.take(labels) == [False] * 4
+    assert (loop.inliers(), loop.anomalies()) == ([1], [])
+
+
+def test_flagged_rows_are_remembered_when_many_normal_ones_came_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feedback, "RECENT_ROWS", 10)
+    loop = Loop(capacity=50)
+    loop.send([3.0])
+    for _ in range(8):
+        loop.send([0.1] * 5)
+    assert loop.feedback.take([by_id("anomaly", 0), by_id("anomaly", 3), by_id("anomaly", 38)]) == [True, False, True]
+
+
+def test_a_row_that_is_older_than_the_window_does_not_come_back_into_it() -> None:
+    loop = Loop(capacity=20)
+    loop.send([3.0] + [0.1] * 60)
+    assert loop.feedback.take([by_id("normal", 0)]) == [True]
+    assert loop.inliers() == list(range(41, 61))
+
+
+def test_labels_survive_a_restart_and_so_do_the_rows_that_can_still_be_labelled() -> None:
+    loop = Loop()
+    loop.send([0.1, 3.0, 0.1, 2.0, 0.1])
+    loop.feedback.take([by_id("anomaly", 2), by_id("normal", 1)])
+    again = Loop()
+    again.window.restore(loop.window.state())
+    again.feedback.restore(loop.feedback.state())
+    assert (again.inliers(), again.quarantined(), again.anomalies()) == ([0, 1, 4], [3], [2])
+    assert again.feedback.take([by_place("anomaly", 3), by_id("normal", 2)]) == [True, True]
+    assert (again.inliers(), again.quarantined(), again.anomalies()) == ([0, 1, 2, 4], [], [3])
+
+
+def test_labelled_anomalies_come_back_with_a_model_alone() -> None:
+    loop = Loop()
+    loop.send([0.1, 3.0])
+    loop.feedback.take([by_id("anomaly", 1)])
+    again = Loop()
+    again.feedback.restore(loop.feedback.for_training())
+    assert again.anomalies() == [1]
+
+
+def test_ids_of_any_kind_survive_a_restart() -> None:
+    loop = Loop()
+    columns = {
+        "values": np.zeros((3, WIDTH)),
+        "position": np.arange(3),
+        "partition": np.zeros(3, np.int64),
+        "offset": np.arange(3),
+        "topic": feedback.as_objects(["t"] * 3),
+        "id": feedback.as_objects([10**30, "\ud800", "10"]),
+    }
+    loop.feedback._flagged.add(columns)
+    again = feedback.RecentRows(10, WIDTH)
+    again.restore("x", loop.feedback._flagged.state("x"))
+    assert again.ordered()["id"].tolist() == [10**30, "\ud800", "10"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"topic": "plant", "partition": 3, "offset": 7},
+        {"source": {"topic": "plant", "partition": 3, "offset": 7}, "id": None, "score": 2.5},
+    ],
+)
+def test_a_label_names_its_record_as_output_records_do(fields: dict[str, Any]) -> None:
+    assert read_label(json.dumps(fields | {"label": "normal"}).encode()) == Label("normal", ("plant", 3, 7), None)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"{", "not JSON"),
+        (None, "an object is wanted"),
+        (b"[1]", "an object is wanted"),
+        (b'{"id": "x"}', "label must be normal or anomaly"),
+        (b'{"id": "x", "label": "fine"}', "label must be normal or anomaly"),
+        (b'{"label": "normal"}', "which row"),
+        (b'{"label": "normal", "id": true}', "which row"),
+        (b'{"label": "normal", "topic": "t", "partition": 0, "offset": "7"}', "which row"),
+        (b'{"label": ["normal"], "id": 1}', "label must be"),
+    ],
+)
+def test_what_is_no_label_says_why(value: bytes | None, reason: str) -> None:
+    n = 1
+    raw = RawBatch([value], [None], [()], np.zeros(n, np.int64), ["labels"], np.zeros(n, np.int32), np.array([5]))
+    labels, [wrong] = read_labels(raw)
+    assert not labels
+    assert wrong.startswith("labels-0-5: ")
+    assert reason in wrong
+
+
+def test_a_worker_takes_labels_from_a_file_that_grows_and_keeps_what_they_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_model(tmp_path / "models")
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text('{"id": "row-0", "label": "anomaly"}\n')
+    config = Config.model_validate(
+        {
+            "source": {"type": "memory"},
+            "sink": {"type": "memory"},
+            "schema": {"features": list(SENSORS), "id": "id"},
+            "training": {
+                "every_rows": None,
+                "every_seconds": None,
+                "drift": "none",
+                "labels": {"type": "file", "path": str(labels)},
+            },
+            "alerts": {"false_alarm_rate": 0.005},
+            "registry": {"path": str(tmp_path / "models")},
+            "monitoring": {"host": "127.0.0.1", "port": 0},
+            "detector": {"threads": 1},
+        }
+    )
+    source, sink = MemorySource(), MemorySink()
+    worker = Worker(config, source=source, sink=sink)
+    thread = threading.Thread(target=worker.run, daemon=True)
+    thread.start()
+    rows = Plant(0, drift=False).rows(20).values
+    rows[5, SENSORS.index("pump_current")] += 8.0
+    source.append(plant_json(rows))
+    wait_until(lambda: source.committed == 20)
+    with labels.open("a") as file:
+        file.write('{"source": {"topic": "memory", "partition": 0, "offset": 3}, "label": "anomaly"}\n')
+        file.write('{"id": "row-5", "label": "normal"}\n{"id": "row-5"}\n{"id": "row-99", "label": "normal"}\n')
+
+    def taken(label: str, result: str) -> float:
+        return (
+            worker.metrics.registry.get_sample_value("stream_ad_labels_total", {"label": label, "result": result}) or 0
+        )
+
+    wait_until(lambda: taken("normal", "unknown_record"))
+    assert taken("anomaly", "used") + taken("anomaly", "unknown_record") == 2, "the first came before its row, or after"
+    assert (taken("normal", "used"), taken("unreadable", "invalid")) == (1, 1)
+    assert "label must be normal or anomaly" in caplog.text
+    assert "which is none of the last rows" in caplog.text
+    saved = ModelRegistry(str(tmp_path / "models"), 10).load_window()
+    assert saved is not None, "kept at once: a crash loses no label"
+    assert np.allclose(saved["anomalies.values"][-1], rows[3])
+    assert saved["quarantine.position"].tolist() == []
+    source.close_input()
+    thread.join(timeout=30)
+
+    again = Learner(worker._learning_settings(), worker.registry)
+    again.restore()
+    assert again.feedback is not None
+    assert np.allclose(again.feedback.anomalies[-1], rows[3])
+    assert 5 in again.window.inliers.ordered()[1]
