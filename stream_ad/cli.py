@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from stream_ad.config import Config, ConfigWatcher, FileSource
+    from stream_ad.registry import ModelRegistry
     from stream_ad.worker import Worker
 
 app = typer.Typer(
@@ -382,10 +383,12 @@ def models_list(config: ConfigPath = DEFAULT_CONFIG, overrides: Overrides = None
     with teaching_errors():
         registry = open_registry(settings)
         live, summaries = registry.live(), registry.list()
+        pinned = pinned_reference(settings, registry)
     table = Table(Column("version", no_wrap=True), "", "created (UTC)", "rows", "trigger", "gate")
     for summary in reversed(summaries):
-        gate = "accepted" if summary.accepted else "rejected: " + "; ".join(summary.reasons)
-        mark = "live" if summary.version == live else ""
+        refused = "; ".join(summary.reasons) if summary.rolled_back else "rejected: " + "; ".join(summary.reasons)
+        gate = "accepted" if summary.accepted else refused
+        mark = ", ".join(["live"] * (summary.version == live) + ["reference"] * (summary.version == pinned))
         rows, trigger = str(summary.report.get("rows", "")), str(summary.report.get("trigger", ""))
         table.add_row(summary.version, mark, summary.created[:19], rows, trigger, gate)
     out.print(table)
@@ -404,7 +407,8 @@ def models_show(
         wanted = version or registry.live()
         if wanted is None:
             stop_with(f"no model is live in {registry.path}: train one with stream-ad train, or let run do it")
-        out.print_json(data=registry.metadata(wanted))
+        pinned = wanted == pinned_reference(settings, registry)
+        out.print_json(data=registry.metadata(wanted) | {"live": wanted == registry.live(), "reference": pinned})
 
 
 @models.command("rollback")
@@ -424,6 +428,14 @@ def open_registry(settings: Config) -> Any:
     from stream_ad.registry import ModelRegistry
 
     return ModelRegistry(settings.registry.path, settings.registry.keep)
+
+
+def pinned_reference(settings: Config, registry: ModelRegistry) -> str | None:
+    """The version that `training.reference` means."""
+    from stream_ad.records import RecordSchema
+
+    fingerprint = RecordSchema(**settings.schema_.model_dump()).fingerprint
+    return registry.reference(settings.training.reference, fingerprint)
 
 
 def progress_bar() -> Progress:

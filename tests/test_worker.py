@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from stream_ad.config import Config
+from stream_ad.registry import ModelRegistry
 from stream_ad.simulation import SENSORS, Plant
 from stream_ad.transports import DeliveryError
 from stream_ad.transports.memory import MemorySink, MemorySource
@@ -278,3 +279,34 @@ def test_an_embedding_script_needs_no_guard(tmp_path: Path) -> None:
         text=True,
     )
     assert "learned once 1" in done.stdout, done.stderr
+
+
+def test_a_new_model_that_alarms_at_everything_is_taken_back(live: Path) -> None:
+    models = ModelRegistry(str(live), 10)
+    good = models.live()
+    source, sink = MemorySource(), MemorySink()
+    worker = Worker(settings(live, training__rollback_after=1000), source=source, sink=sink)
+    rows = plant_json(Plant(0, drift=False).rows(3000).values)
+    running = threading.Thread(target=worker.run)
+    running.start()
+    try:
+        source.append(rows[:1000])
+        wait_until(lambda: worker.status()["rows"] == 1000)
+        snapshot = models.load(good or "")
+        snapshot.weights["calibration.table"].sub_(1000.0)
+        snapshot.weights["calibration.tail"][0] -= 1000.0
+        bad = models.save(snapshot)
+        models.set_live(bad)
+        wait_until(lambda: worker.status()["model"] == bad)
+        source.append(rows[1000:2000])
+        wait_until(lambda: worker.status()["model"] == good)
+        source.append(rows[2000:])
+    finally:
+        source.close_input()
+        running.join()
+    assert models.live() == good
+    assert worker.status()["rollbacks"] == 1
+    assert worker.metrics.registry.get_sample_value("stream_ad_rollbacks_total") == 1.0
+    last = [json.loads(value) for value in sink.values[2000:]]
+    assert {row["model"] for row in last} == {good}
+    assert next(model for model in models.list() if model.version == bad).rolled_back

@@ -31,22 +31,6 @@ class Moved:
     """Why there is no distance, where one was asked for."""
 
 
-def find(registry: ModelRegistry, wanted: str, fingerprint: str) -> str | None:
-    """The version that `training.reference` means: the oldest accepted model of this schema, or the one it names.
-
-    There is no record of which one is pinned: the oldest is never pruned, and should someone delete it, the
-    next one takes its place.
-    """
-    if wanted == "none":
-        return None
-    if wanted != "first":
-        return wanted
-    accepted = (
-        model.version for model in registry.list() if model.accepted and model.schema_fingerprint == fingerprint
-    )
-    return next(accepted, None)
-
-
 def compare(
     registry: ModelRegistry,
     wanted: str,
@@ -56,7 +40,7 @@ def compare(
     device: str,
 ) -> Moved:
     """Let the reference judge recent inliers [n, d], the latest last."""
-    version = find(registry, wanted, fingerprint)
+    version = registry.reference(wanted, fingerprint)
     if version is None:
         return Moved()
     try:

@@ -158,6 +158,18 @@ class ModelRegistry:
             )
         return found
 
+    def reference(self, wanted: str, schema_fingerprint: str) -> str | None:
+        """The version that `training.reference` means: `first`, the oldest accepted one of this schema, `none`, or
+        the one it names, there or not.
+
+        There is no record of which one is pinned: training never prunes the oldest, and should someone delete it,
+        the next one takes its place.
+        """
+        if wanted != "first":
+            return None if wanted == "none" else wanted
+        accepted = (s.version for s in self.list() if s.accepted and s.schema_fingerprint == schema_fingerprint)
+        return next(accepted, None)
+
     def rollback(self, version: str | None = None) -> str:
         """Make `version` live, or the accepted one before the live one. Raises `RegistryError`."""
         if version is None:
