@@ -53,7 +53,7 @@ class ChangeWatch:
     def observe(self, score: Float64, residual: Float64) -> Changes:
         """Take scores [n], NaN where there was no model, and residuals [n, d] of rows that the window took just now."""
         drifts = self._drift.observe(score, residual)
-        regime = self.regime.observe(score)
+        regime = self.regime.observe(score, self._triggers.min_rows)
         if regime == "adapt":
             self._triggers.wanted = "regime"
         for drift in drifts:

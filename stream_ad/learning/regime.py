@@ -25,7 +25,8 @@ COHERENT = 1.5
 EXTREME = 3.0
 """Isolation above which a row stays out."""
 PIECES = 8
-MOST_COMPARED = 2000
+MOST_COMPARED = 1000
+"""Each row is compared with so many others, which takes about 30 ms for 2,000 rows."""
 
 
 class Phase(IntEnum):
@@ -47,37 +48,43 @@ class RegimeWatch:
     four times as many. And it is coherent: most of the quarantined rows have their like at other times, as near as
     inliers have theirs; faults of many kinds and a value that runs away do not.
 
+    The rows let in take their places in the window; of the former operating point as many stay, evenly spread over its
+    time, so that the next model knows both.
+
     Call `observe` after the window took the same rows, and `settled` when a model that learned the rows let in is
     live. `action` is adapt or hold.
     """
 
     def __init__(self, action: str, window: InlierWindow) -> None:
         self.action = action
-        self.rows = window.quarantine.capacity
+        self.rows = window.quarantine.capacity // 2
         self.phase = Phase.ORDINARY
         self._window = window
         self._evidence = 0.0
         self._since = 0
         self._next_look = 0
+        self._told = False
 
     @property
     def suspected(self) -> bool:
         """Whether so much is flagged that a change may be under way."""
         return self.phase != Phase.ORDINARY or self._evidence >= self.rows / 4
 
-    def observe(self, score: Float64) -> str | None:
+    def observe(self, score: Float64, least_rows: int = 0) -> str | None:
         """Take the scores [n] of the rows that the window took last; return what is done about a change found now.
 
-        With `adapt` the rows of the new operating point are among the window's inliers then: train.
+        With `adapt` the rows of the new operating point are among the window's inliers then, at least `least_rows` in
+        all if it held as many: train.
         """
         self._gather(score)
-        if self.phase == Phase.HELD and self._evidence == 0.0:
+        if self._evidence == 0.0:
+            self._told = False
+        if self.phase == Phase.HELD and (self._evidence == 0.0 or self.action == "adapt"):
             self.phase = Phase.ORDINARY
-            log.info("the operating point that the model knows is back")
+            log.info("alarms are no longer held on to: the former operating point is back, or adapt is wanted now")
         if self.phase != Phase.ORDINARY or self._evidence < self.rows or self._window.seen < self._next_look:
             return None
-        self._next_look = self._window.seen + self.rows // 4
-        return self._decide()
+        return self._decide(least_rows)
 
     def settled(self) -> None:
         """A model is live that learned what was let in: what it flags is judged anew."""
@@ -103,38 +110,48 @@ class RegimeWatch:
         # Kept at most: after a long change ordinary rows must be able to clear it.
         self._evidence = min(float(self.rows), float(level[-1])) if len(level) else self._evidence
 
-    def _decide(self) -> str | None:
+    def _decide(self, least_rows: int) -> str | None:
         """Look at the quarantined rows; let them in, or say why not."""
+        self._next_look = self._window.seen + self.rows
         values, position, score = self._window.quarantine.ordered()
         recent = np.flatnonzero(position >= self._since)
         isolated = isolation(values[recent], self._window.inliers.ordered()[0])
         facts = {"flagged": len(recent), "isolation": round(float(np.median(isolated)), 2)}
         if np.median(isolated) > COHERENT:
-            log.warning(
-                "for long most rows have been flagged, but they are no operating point: they differ among themselves. "
-                "They stay out of what is learned. Look for faults at the source; if this is how it runs now, "
-                "train anew from an empty registry.path",
-                extra=facts,
-            )
+            if not self._told:
+                log.warning(
+                    "for long most rows have been flagged, but they are no operating point: they differ among "
+                    "themselves. They are taken for faults and not learned. Look at the source; if this is how it "
+                    "runs now, begin anew with an empty registry.path",
+                    extra=facts,
+                )
+            self._told = True
             return None
         if self.action == "hold":
             self.phase = Phase.HELD
             log.warning(
-                "the operating point has changed: alarms go on, since training.on_regime_change is hold. If the new "
-                "one is normal, set it to adapt",
+                "the operating point has changed; alarms go on, since training.on_regime_change is hold: set it to "
+                "adapt if the new one is normal",
                 extra=facts,
             )
             return "hold"
-        self.phase = Phase.ADAPTING
         chosen = np.zeros(len(values), np.bool_)
         chosen[recent] = (isolated <= EXTREME) & ~far_above(score[recent])
-        self._window.admit(chosen)
+        self._let_in(chosen, least_rows)
         log.warning(
-            "the operating point has changed: the flagged rows that are like each other are learned as normal. If they "
-            "were faults, roll back (stream-ad models rollback) and set training.on_regime_change to hold",
+            "the operating point has changed: flagged rows that are like each other are learned as normal now. If they "
+            "are faults, set training.on_regime_change to hold and roll back (stream-ad models rollback)",
             extra=facts | {"let_in": int(chosen.sum())},
         )
         return "adapt"
+
+    def _let_in(self, chosen: Bool, least_rows: int) -> None:
+        self.phase = Phase.ADAPTING
+        self._window.admit(chosen)
+        new = int((self._window.inliers.ordered()[1] >= self._since).sum())
+        # Among many more rows of the former operating point the new ones would be the rare and strange ones, and
+        # calibration would let most of the budget fall on them.
+        self._window.thin(max(new, least_rows - new), before=self._since)
 
 
 def isolation(rows: Float64, inliers: Float64) -> Float64:
@@ -143,7 +160,8 @@ def isolation(rows: Float64, inliers: Float64) -> Float64:
     Both in order of time, NaN for missing. The unit is the distance that nine in ten inliers keep below. A value that
     runs away is like itself a moment ago but not a while ago; hence the nearest row in another piece of time counts.
     """
-    inliers = inliers[-len(rows) :]
+    # A model that flags all there ever was leaves nothing to measure by but the rows themselves.
+    inliers = inliers[-len(rows) :] if len(inliers) else rows
     scale = spread_of(inliers)
     scale = np.where(scale > 0.0, scale, spread_of(rows))
     scale = np.where(scale > 0.0, scale, 1.0)
