@@ -170,7 +170,7 @@ def test_counters_are_there_before_their_first_event(server: MonitoringServer) -
     assert value(server, "stream_ad_trainings_total", trigger="regime", result="rejected") == 0.0
     assert value(server, "stream_ad_drift_total", signal="flagged", feature="") == 0.0
     assert value(server, "stream_ad_gate_refusals_total", check="alert_rate") == 0.0
-    assert value(server, "stream_ad_labels_total", label="anomaly", result="invalid") == 0.0
+    assert value(server, "stream_ad_labels_total", label="unreadable", result="invalid") == 0.0
     assert value(server, "stream_ad_dead_letters_total", reason="not_a_number") == 0.0
     assert value(server, "stream_ad_records_total", result="dead_letter") == 0.0
 
