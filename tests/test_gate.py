@@ -78,18 +78,18 @@ def without_calibration(module: Any) -> None:
 
 
 def threshold_too_high(module: Any) -> None:
-    table = module.calibration.table
-    move_threshold(module, 4.0 * float(table[-1] - table[len(table) // 2]))
+    """Outliers were among the rows that it was calibrated on."""
+    outliers = torch.from_numpy(gate.synthetic_outliers(LEARNED, LEARNED))
+    with torch.no_grad():
+        module.calibration.fit(module.raw_score(outliers)[0], ALPHA)
 
 
 def threshold_too_low(module: Any) -> None:
+    """It was calibrated on rows that it had learned by heart."""
     table = module.calibration.table
-    move_threshold(module, float(table[len(table) // 2] - table[-1]))
-
-
-def move_threshold(module: Any, by: float) -> None:
-    module.calibration.table.add_(by)
-    module.calibration.tail[0] += by
+    shift = float(table[len(table) // 2] - table[-1])
+    table.add_(shift)
+    module.calibration.tail[0] += shift
 
 
 def features_swapped(module: Any) -> None:

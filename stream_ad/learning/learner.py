@@ -148,7 +148,9 @@ class Learner:
         now = time.monotonic()
         outcome = self.trainer.poll()
         if outcome is not None:
-            self.triggers.finished(outcome.result in ("accepted", "rejected"))
+            # Without a model the trigger stands: a first model that is refused again and again must not train on end.
+            refused_later = outcome.result == "rejected" and self.triggers.has_model
+            self.triggers.finished(outcome.result == "accepted" or refused_later)
             self.triggers.has_model = self.triggers.has_model or outcome.result == "accepted"
             self.changes.training_ended(outcome.trigger, outcome.result == "accepted")
             self.follower.look_now()
