@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from stream_ad.detector import Detector, Recipe
 from stream_ad.detector.temporal import TemporalContext
-from stream_ad.learning import gate
+from stream_ad.learning import ColdStart, gate
+from stream_ad.learning.changes import ChangeWatch
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.window import InlierWindow
 
 Float64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Schedule:
 
     first_rows: int = 2000
     every_rows: int = 5000
+    least_rows: int = 500
+    """Between two trainings, whatever asks for them."""
     window_rows: int = 20_000
     batch: int = 256
 
@@ -37,8 +41,8 @@ class Training:
     row: int
     """How many rows had been seen."""
     trigger: str
-    reasons: list[str]
-    """Why the gate refused the model; empty if it went live."""
+    refusals: dict[str, str]
+    """Why the gate refused the model, by its check; empty if it went live."""
 
 
 class Loop:
@@ -58,9 +62,12 @@ class Loop:
     ) -> None:
         self.context = TemporalContext(n_features, context)
         self.window = InlierWindow(schedule.window_rows, self.context.width, alpha)
-        self.triggers = Triggers(schedule.first_rows, schedule.every_rows, None, 0.0)
+        self.triggers = Triggers(schedule.first_rows, schedule.every_rows, None, float(schedule.least_rows))
+        names = [f"feature_{i}" for i in range(n_features)]
+        self.changes = ChangeWatch("adwin", "adapt", names, self.window, self.triggers)
         self.detector: Detector | None = None
         self.trainings: list[Training] = []
+        self._cold_start = ColdStart(seed)
         self._alpha = alpha
         self._recipe = recipe
         self._seed = seed
@@ -70,32 +77,47 @@ class Loop:
         self.triggers.min_rows = min(self.triggers.min_rows, len(rows))
         self.window.add(self.context.extend(rows), np.full(len(rows), np.nan))
         self._train("first")
-
-    def step(self, rows: Float64) -> Float64:
-        """Scores [n] of rows [n, d] by the model that was live when they came; then learn from them."""
         if self.detector is None:
-            raise RuntimeError("the first model was refused: there is nothing that could score")
+            self._cold_start.score(rows)
+
+    def step(self, rows: Float64) -> tuple[Float64, Bool]:
+        """Scores [n] of rows [n, d] by the model that was live when they came, and which are alerts; then learn."""
         extended = self.context.extend(rows)
-        score = self.detector.score(extended)
-        self.window.add(extended, score)
+        if self.detector is None:
+            score, alert = self._cold_start.score(rows), np.zeros(len(rows), dtype=bool)
+            self.window.add(extended, np.full(len(rows), np.nan))
+        else:
+            score, residual = self._judge(self.detector, extended)
+            alert = score >= 1.0
+            self.window.add(extended, score)
+            self.changes.observe(score, residual)
         trigger = self.triggers.due(float(self.window.seen), self.window.seen, len(self.window))
         if trigger is not None:
             self._train(trigger)
-        return score
+        return score, alert
+
+    def _judge(self, detector: Detector, extended: Float64) -> tuple[Float64, Float64]:
+        """Scores [n], and how far each feature is from what was expected [n, d], in its spreads."""
+        d = self.context.n_features
+        found = detector.judge(extended)
+        return found.score, np.abs(extended[:, :d] - found.reconstruction[:, :d]) / detector.spread[:d]
 
     def _train(self, trigger: str) -> None:
         """Fit a model on the window; it is live at once if the gate lets it through."""
         self.triggers.started(float(self.window.seen), self.window.seen)
-        training, held_out = gate.hold_out(self.window.training_rows(self._seed))
+        learned, held_out = gate.hold_out(self.window.training_rows(self._seed))
         detector = Detector(self._alpha, "cpu", self._seed, self._recipe).fit(
-            training.rows,
-            flagged=training.flagged,
-            flagged_place=training.flagged_place,
-            truncated=training.truncated(self._alpha),
+            learned.rows,
+            flagged=learned.flagged,
+            flagged_place=learned.flagged_place,
+            truncated=learned.truncated(self._alpha),
+            judged=learned.scored_share > 0.5,
         )
-        verdict = gate.judge(detector, held_out, self.detector)
+        verdict = gate.judge(detector, held_out, learned.rows, self.detector)
+        self.triggers.finished(good=True)
+        self.changes.training_ended(trigger, verdict.accepted)
         if verdict.accepted:
             self.detector = detector
             self.triggers.has_model = True
-        self.triggers.finished(True)
-        self.trainings.append(Training(self.window.seen, trigger, verdict.reasons))
+            self.changes.swapped()
+        self.trainings.append(Training(self.window.seen, trigger, verdict.refusals))

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from stream_ad.detector.draws import Draws
 
 GROUPS = 4
+AT_ONCE = 512
+"""Points whose distances are computed at once: more would not stay in the processor's caches."""
 
 
 class CodeBook(nn.Module):
@@ -16,35 +18,43 @@ class CodeBook(nn.Module):
     """
 
     prototypes: Tensor
+    table: Tensor
 
     def __init__(self, count: int, size: int) -> None:
         super().__init__()
         self.groups = GROUPS
+        self.at_once = AT_ONCE
         self.register_buffer("prototypes", torch.zeros(count, size))
+        self.register_buffer("table", torch.zeros(size + 1, count))
 
     def fit(self, points: Tensor, draws: Draws) -> None:
         """Choose prototypes among points [n, s]; needs as many points as prototypes at least."""
         count = self.prototypes.shape[0]
-        self.prototypes.copy_(points[draws.permutation(points.shape[0])[:count]])
+        self.set(points[draws.permutation(points.shape[0])[:count]])
         if points.shape[0] <= 8 * count:
             return
         for _ in range(6):
-            parts = points.split(4096)
-            closest = torch.cat([relative_distances(part, self.prototypes).argmin(dim=1) for part in parts])
+            closest = torch.cat([self.closeness(part).argmax(dim=1) for part in points.split(self.at_once)])
             total = torch.zeros_like(self.prototypes).index_add_(0, closest, points)
             members = torch.bincount(closest, minlength=count)[:, None]
-            self.prototypes.copy_(torch.where(members > 0, total / members.clamp(min=1), self.prototypes))
+            self.set(torch.where(members > 0, total / members.clamp(min=1), self.prototypes))
+
+    def set(self, prototypes: Tensor) -> None:
+        self.prototypes.copy_(prototypes)
+        self.table.copy_(torch.cat([prototypes, -0.5 * prototypes.pow(2).sum(dim=1, keepdim=True)], dim=1).T)
+
+    def closeness(self, points: Tensor) -> Tensor:
+        """[n, s] -> for each prototype minus half its squared Euclidean distance, but for what the point's own length
+        adds to all alike. [n, k]"""
+        return torch.cat([points, torch.ones_like(points[:, :1])], dim=1) @ self.table
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """points [n, s] -> nearest distance [n], mean over groups of the nearest distance [n]."""
         members = self.prototypes.shape[0] // self.groups
-        distance = relative_distances(points, self.prototypes)
-        minima = distance.reshape(points.shape[0], self.groups, members).amin(dim=2)
-        minima = (minima + points.pow(2).sum(dim=1, keepdim=True)).clamp(min=0.0).sqrt()
-        return minima.amin(dim=1), minima.mean(dim=1)
-
-
-def relative_distances(points: Tensor, prototypes: Tensor) -> Tensor:
-    """[n, s], [k, s] -> squared Euclidean distances less the point's own square, which does not change the order.
-    [n, k]"""
-    return torch.addmm(prototypes.pow(2).sum(dim=1), points, prototypes.T, alpha=-2.0)
+        closest = [
+            self.closeness(part).reshape(part.shape[0], self.groups, members).amax(dim=2)
+            for part in points.split(self.at_once)
+        ]
+        squared = points.pow(2).sum(dim=1, keepdim=True) - 2.0 * torch.cat(closest)
+        distance = squared.clamp(min=0.0).sqrt()
+        return distance.amin(dim=1), distance.mean(dim=1)

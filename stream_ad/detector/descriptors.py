@@ -135,11 +135,13 @@ class Whiten(nn.Module):
 
     centre: Tensor
     projection: Tensor
+    stretch: Tensor
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
         self.register_buffer("centre", torch.zeros(n_features))
         self.register_buffer("projection", torch.eye(n_features))
+        self.register_buffer("stretch", torch.ones(n_features))
 
     def fit(self, a: Tensor) -> None:
         """Learn from A [n, d] without NaN."""
@@ -149,11 +151,17 @@ class Whiten(nn.Module):
         w, v = torch.linalg.eigh(covariance)
         w = w.clamp(min=0.0)
         self.centre.copy_(centre)
-        self.projection.copy_(v / torch.sqrt(w + 0.1 * w.mean() + 1e-9))
+        divisor = w + 0.1 * w.mean() + 1e-9
+        self.projection.copy_(v / torch.sqrt(divisor))
+        self.stretch.copy_(torch.sqrt(1.0 + divisor))
 
     def forward(self, a: Tensor) -> Tensor:
         """A [n, d] -> W [n, d], float32."""
         return (a - self.centre) @ self.projection
+
+    def both(self, w: Tensor) -> Tensor:
+        """W [n, d] -> [n, d] in which two rows are as far apart as in [A, W]: A is W rotated and scaled."""
+        return w * self.stretch
 
 
 def nan_quantiles(x: Tensor, shares: tuple[float, ...]) -> tuple[Tensor, ...]:

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stream_ad.detector.autoencoder import corrupt
+from stream_ad.detector.codebook import GROUPS
 from stream_ad.detector.draws import Draws
 from stream_ad.detector.hierarchical import NOVELTY, HierarchicalDetector, prototypes_for
 from stream_ad.detector.outskirts import select_outskirts
 from stream_ad.detector.rarity import BINS
 from stream_ad.detector.recipe import Recipe
+from stream_ad.detector.screening import find_bursts
 from stream_ad.detector.synthesis import Synthesiser
 
 LEAST_ROWS = 8
@@ -72,6 +74,15 @@ def fit_hierarchical_detector(
         raw = detector.combine(detector.parts(stages.statistics, stages.novel))
     detector.calibration.fit(raw, alpha, flagged.truncated)
     return detector.eval()
+
+
+def bursts_in(x: Tensor, recipe: Recipe, seed: int) -> Tensor:
+    """Rows [n] of the window x [n, d] that should not be learned from: see `screening.find_bursts`."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        describing = HierarchicalDetector(x.shape[1], GROUPS, recipe).to(x.device)
+        v = fit_descriptors(describing, x)
+        position = describing.position(v, describing.whiten(v[:, : x.shape[1]]))
+    return find_bursts(position, torch.Generator().manual_seed(seed))
 
 
 @dataclass(slots=True)
@@ -149,7 +160,7 @@ def fit_stages(x: Tensor, recipe: Recipe, draws: Draws, progress: Progress) -> t
     v = fit_descriptors(detector, x)
     with torch.no_grad():
         w = detector.whiten(v[:, :d])
-        detector.codebook.fit(torch.cat([v, w], dim=1), draws)
+        detector.codebook.fit(detector.position(v, w), draws)
     fit_autoencoders(detector, v, w, recipe, draws, part_of(progress, 0, 3))
     fit_rarity(detector, v[:, :d], recipe, draws, part_of(progress, 1, 3))
     with torch.no_grad():

@@ -31,30 +31,30 @@ class ConditionalRarity(nn.Module):
         self.groups = GROUPS
         self.marginal_share = MARGINAL_SHARE
         self.members = m = (n_features + GROUPS - 1) // GROUPS
-        self.register_buffer("edges", torch.full((GROUPS, 1, m, BINS - 1), torch.inf))
-        self.register_buffer("marginal", torch.full((GROUPS, 1, m, BINS), 1.0 / BINS))
+        # What belongs to a bin is laid out with the features side by side: several times faster than bins side by side.
+        self.register_buffer("edges", torch.full((GROUPS, 1, (BINS - 1) * m), torch.inf))
+        self.register_buffer("marginal", torch.full((GROUPS, 1, BINS, m), 1.0 / BINS))
         reach = (2.0 / (GROUPS * m * BINS)) ** 0.5
-        self.from_bins = nn.Parameter(torch.empty(GROUPS, m * (BINS - 1), width).uniform_(-reach, reach))
-        self.from_value = nn.Parameter(torch.empty(GROUPS, m, width).uniform_(-reach, reach))
-        self.from_mask = nn.Parameter(torch.empty(GROUPS, m, width).uniform_(-reach, reach))
+        self.from_inputs = nn.Parameter(torch.empty(GROUPS, (BINS + 1) * m, width).uniform_(-reach, reach))
         self.bias = nn.Parameter(torch.zeros(width))
         self.hidden = nn.Linear(width, width)
-        self.to_bins = nn.Parameter(torch.randn(GROUPS, width, m * BINS) * (0.3 / width**0.5))
+        self.to_bins = nn.Parameter(torch.randn(GROUPS, width, BINS * m) * (0.3 / width**0.5))
 
     def fit_bins(self, a: Tensor) -> None:
         """Learn edges and marginals of the bins from A [n, d] without NaN."""
         wanted = torch.tensor(QUANTILES, device=a.device)
+        by_bin = self.edges.view(self.groups, BINS - 1, self.members)
         for j in range(self.n_features):
             value = torch.unique(a[:, j])
             if value.shape[0] <= BINS:
                 edges = 0.5 * (value[1:] + value[:-1])
             else:
                 edges = torch.unique(torch.quantile(a[:, j], wanted))
-            self.edges[j % self.groups, 0, j // self.groups, : edges.shape[0]] = edges
-        count = F.one_hot(self.above(self.group(a)).sum(dim=3).to(torch.int64), BINS).sum(dim=1)
-        exists = torch.arange(BINS, device=a.device) <= torch.isfinite(self.edges[:, 0]).sum(dim=2, keepdim=True)
-        share = (count + 0.5) * exists
-        self.marginal.copy_((share / share.sum(dim=2, keepdim=True))[:, None])
+            by_bin[j % self.groups, : edges.shape[0], j // self.groups] = edges
+        count = F.one_hot(self.bin_of(self.above(self.group(a))), BINS).sum(dim=1).transpose(1, 2)
+        bins = torch.arange(BINS, device=a.device)[None, :, None]
+        share = (count + 0.5) * (bins <= torch.isfinite(by_bin).sum(dim=1, keepdim=True))
+        self.marginal.copy_((share / share.sum(dim=1, keepdim=True))[:, None])
 
     def group(self, of_features: Tensor) -> Tensor:
         """[n, d] -> [g, n, members]. Neighbouring columns often belong together: they go into different groups."""
@@ -62,28 +62,29 @@ class ConditionalRarity(nn.Module):
         return padded.reshape(of_features.shape[0], self.members, self.groups).permute(2, 0, 1).contiguous()
 
     def above(self, a: Tensor) -> Tensor:
-        """A by groups [g, n, members] -> 1 for each edge that the value is above [g, n, members, bins - 1]."""
-        return (a[..., None] > self.edges).to(a.dtype)
+        """A by groups [g, n, members] -> 1 for each edge that the value is above [g, n, (bins - 1) * members]."""
+        return (a.repeat(1, 1, self.edges.shape[2] // self.members) > self.edges).to(a.dtype)
+
+    def bin_of(self, above: Tensor) -> Tensor:
+        """Edges that values are above -> the number of each value's bin [g, n, members]."""
+        return above.reshape(self.groups, above.shape[1], -1, self.members).sum(dim=2).to(torch.int64)
 
     def first_layer(self, a: Tensor, shown: Tensor, above: Tensor) -> Tensor:
         """A, what of it is shown (1 or 0) and the edges it is above, 0 where not shown, by groups -> what each group
         adds to the first layer [g, n, width]."""
-        added = torch.baddbmm(torch.bmm(a * shown, self.from_value), above.flatten(2), self.from_bins)
-        return torch.baddbmm(added, 1.0 - shown, self.from_mask)
+        return torch.bmm(torch.cat([above, a * shown, 1.0 - shown], dim=2), self.from_inputs)
 
     def probability(self, first: Tensor, own: Tensor) -> Tensor:
         """First-layer sums for each group [g, n, width], numbers of bins [g, n, members] -> their probabilities, mixed
         with a little of their marginal [g, n, members]."""
         hidden = F.silu(first)
         hidden = hidden + F.silu(self.hidden(hidden))
-        logits = torch.bmm(hidden, self.to_bins).reshape(
-            self.groups, own.shape[1], self.members, self.marginal.shape[3]
-        )
+        logits = torch.bmm(hidden, self.to_bins).reshape(self.groups, own.shape[1], -1, self.members)
         weight = torch.exp(logits.clamp(-20.0, 20.0)) * self.marginal
-        own = own[..., None]
-        p = weight.gather(3, own) / weight.sum(dim=3, keepdim=True)
-        marginal = self.marginal.expand_as(weight).gather(3, own)
-        return ((1.0 - self.marginal_share) * p + self.marginal_share * marginal).squeeze(3)
+        own = own[:, :, None]
+        p = weight.gather(2, own) / weight.sum(dim=2, keepdim=True)
+        marginal = self.marginal.expand_as(weight).gather(2, own)
+        return ((1.0 - self.marginal_share) * p + self.marginal_share * marginal).squeeze(2)
 
     def loss(self, a: Tensor, draws: Draws) -> Tensor:
         """Mean cross-entropy of the masked features; each row of A [n, d] masks another random part of them."""
@@ -91,9 +92,9 @@ class ConditionalRarity(nn.Module):
         share = 0.1 + 0.5 * draws.uniform(n, 1)
         masked = (draws.uniform(n, self.n_features) < share).scatter(1, draws.rows(self.n_features, n, 1), True)
         masked, a = self.group(masked.to(a.dtype)), self.group(a)
-        above = self.above(a)
-        first = self.first_layer(a, 1.0 - masked, above * (1.0 - masked)[..., None]).sum(dim=0) + self.bias
-        p = self.probability(first.expand(self.groups, -1, -1), above.sum(dim=3).to(torch.int64))
+        visible = self.above(torch.where(masked > 0.0, -torch.inf, a))
+        first = self.first_layer(a, 1.0 - masked, visible).sum(dim=0) + self.bias
+        p = self.probability(first.expand(self.groups, -1, -1), self.bin_of(self.above(a)))
         return -(torch.log(p) * masked).sum() / masked.sum()
 
     def forward(self, a: Tensor, missing: Tensor) -> Tensor:
@@ -102,6 +103,7 @@ class ConditionalRarity(nn.Module):
         above = self.above(torch.where(shown > 0.0, a, -torch.inf))
         added = self.first_layer(a, shown, above)
         # A group that is masked shows that it is, and nothing else.
-        first = added.sum(dim=0) - added + (self.from_mask.sum(dim=1, keepdim=True) + self.bias)
-        surprise = -torch.log(self.probability(first, above.sum(dim=3).to(torch.int64))) * shown
+        from_mask = self.from_inputs[:, -self.members :].sum(dim=1, keepdim=True)
+        first = added.sum(dim=0) - added + (from_mask + self.bias)
+        surprise = -torch.log(self.probability(first, self.bin_of(above))) * shown
         return surprise.permute(1, 2, 0).reshape(missing.shape[0], self.members * self.groups)[:, : self.n_features]

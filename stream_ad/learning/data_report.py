@@ -70,3 +70,13 @@ def unseen_hours(extended: Float64) -> list[str]:
                 "raise alarms; learn from more (training.window_rows, training.min_rows), or set it to false"
             )
     return found
+
+
+def burst_left_out(rows: NDArray[np.int64]) -> list[str]:
+    """What to tell of rows that were not learned from because they look like a burst of anomalies."""
+    if not len(rows):
+        return []
+    return [
+        f"{len(rows)} rows between row {rows[0]} and row {rows[-1]} of the window follow on each other and look like "
+        "none of the others: they were taken for a fault and not learned from"
+    ]

@@ -1,0 +1,76 @@
+"""Screening: stretches of the window that look like nothing else in it, such as a burst of anomalies."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from stream_ad.detector.descriptors import normal_score
+
+FEWEST_ROWS = 200
+BLOCKS = 8
+ROWS_OF_EACH = 128
+EXPECTED = 0.5
+"""Half of how much stranger, in normal scores, the rows of a burst are than the others."""
+CERTAINTY = 10.0
+"""A burst is found where there is none once in exp(10) windows."""
+LONGEST = 0.1
+"""A stretch longer than this share of the window is a regime of its own and no burst."""
+MOST_BURSTS = 3
+
+
+def find_bursts(position: Tensor, generator: torch.Generator) -> Tensor:
+    """[n, s] rows in time order -> true [n] for those in a burst.
+
+    Rows of a burst vouch for each other, so each row is held against the other blocks of the window alone. Single
+    anomalies among them may look no stranger than many inliers do, but many in a row are improbable: a burst is
+    the stretch with the largest sum of strangeness (the cumulative sum test, Page 1954). Where neighbours in time are
+    alike, as in most streams, sums wander further, and more is asked of them.
+    """
+    n = position.shape[0]
+    burst = torch.zeros(n, dtype=torch.bool, device=position.device)
+    if n < FEWEST_ROWS:
+        return burst
+    strangeness = strangeness_to_other_blocks(position, generator)
+    needed = (math.log(n) + CERTAINTY) / (2.0 * EXPECTED) * correlation_length(strangeness)
+    steps = strangeness - EXPECTED
+    for _ in range(MOST_BURSTS):
+        start, end, gain = largest_sum(steps)
+        if gain < needed:
+            break
+        burst[start:end] |= end - start <= LONGEST * n
+        steps[start:end] = -torch.inf
+    return burst
+
+
+def strangeness_to_other_blocks(position: Tensor, generator: torch.Generator) -> Tensor:
+    """[n, s] -> normal scores [n] of each row's distance to the rows of other blocks of the window, by the block in
+    the middle of all."""
+    n = position.shape[0]
+    block = torch.arange(n, device=position.device) * BLOCKS // n
+    distance = position.new_full((n, BLOCKS), torch.nan)
+    for b in range(BLOCKS):
+        rows = position[block == b]
+        rows = rows[torch.randperm(rows.shape[0], generator=generator)[:ROWS_OF_EACH].to(rows.device)]
+        nearest = torch.cat([torch.cdist(part, rows).amin(dim=1) for part in position.split(2048)])
+        distance[:, b] = torch.where(block == b, torch.nan, nearest)
+    rank = distance.nanmedian(dim=1).values.argsort(stable=True).argsort()
+    return normal_score(rank.to(torch.float64) + 0.5, n).to(torch.float64)
+
+
+def correlation_length(strangeness: Tensor) -> float:
+    """How many rows count as one where neighbours are alike: by how far the means of short stretches differ."""
+    length = max(8, strangeness.shape[0] // 64)
+    stretches = strangeness.shape[0] // length
+    means = strangeness[: stretches * length].reshape(stretches, length).mean(dim=1)
+    spread = 1.4826 * float((means - means.median()).abs().median())
+    return max(1.0, length * spread * spread)
+
+
+def largest_sum(steps: Tensor) -> tuple[int, int, float]:
+    """Start, end (not in it) and sum of the stretch of steps [n] with the largest sum."""
+    walk = torch.cat([steps.new_zeros(1), steps.nan_to_num(neginf=-1e6).cumsum(0)])
+    lowest = walk.cummin(dim=0)
+    gain = walk - lowest.values
+    end = int(gain.argmax())
+    return int(lowest.indices[end]), end, float(gain[end])

@@ -1,0 +1,71 @@
+"""Bursts of anomalies in the window are found where they are, and regimes, scatter and clean rows stay."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from stream_ad.detector import Detector, Recipe
+from stream_ad.detector.screening import find_bursts, largest_sum
+
+BRIEF = Recipe(
+    autoencoder_steps=30, rarity_steps=30, vae_steps=30, classifier_steps=30, synthetic_outliers=200, prototypes=64
+)
+
+
+def bursts(x: np.ndarray) -> np.ndarray:
+    return find_bursts(torch.from_numpy(x), torch.Generator().manual_seed(0)).numpy()
+
+
+def noise(n: int = 3000) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(n, 6))
+
+
+def test_a_burst_is_found_with_its_ends_though_its_rows_vouch_for_each_other() -> None:
+    x = noise()
+    x[1000:1060] = 3.0 + 0.1 * noise(60)
+    found = np.flatnonzero(bursts(x))
+    assert abs(found[0] - 1000) <= 2
+    assert abs(found[-1] - 1059) <= 2
+
+
+def test_the_same_rows_scattered_over_the_window_are_no_burst() -> None:
+    x = noise()
+    x[::50] = 3.0 + 0.1 * noise(60)
+    assert not bursts(x).any()
+
+
+def test_clean_rows_are_left_alone_whatever_the_draw() -> None:
+    for seed in range(10):
+        assert not bursts(np.random.default_rng(seed).normal(size=(2000, 4))).any()
+
+
+def test_a_regime_longer_than_a_tenth_of_the_window_is_learned() -> None:
+    x = noise()
+    x[1000:1500] += 3.0
+    assert not bursts(x).any()
+
+
+def test_a_stream_that_wanders_is_left_alone() -> None:
+    walk = np.cumsum(0.1 * noise(), axis=0)
+    assert not bursts(walk).any()
+
+
+def test_the_largest_sum_is_that_of_one_stretch() -> None:
+    steps = torch.tensor([-1.0, 2.0, -0.5, 2.0, -3.0, 1.0])
+    assert largest_sum(steps) == (1, 4, 3.5)
+
+
+def test_a_first_window_is_learned_without_its_burst_and_a_judged_one_with_all_rows() -> None:
+    x = noise(1500)
+    x[700:740] = 4.0 + 0.1 * noise(40)
+    first = Detector(0.01, "cpu", recipe=BRIEF).fit(x)
+    assert set(range(705, 735)) <= set(first.left_out.tolist()) <= set(range(690, 750))
+    assert len(Detector(0.01, "cpu", recipe=BRIEF).fit(x, judged=True).left_out) == 0
+
+
+def test_the_anomalies_of_a_burst_are_flagged_by_the_model_that_had_it_in_its_window() -> None:
+    x = noise(1500)
+    x[700:740] = 4.0 + 0.1 * noise(40)
+    detector = Detector(0.01, "cpu", recipe=BRIEF).fit(x)
+    assert (detector.score(4.0 + 0.1 * noise(20)) >= 1.0).all()
