@@ -387,8 +387,8 @@ def models_list(config: ConfigPath = DEFAULT_CONFIG, overrides: Overrides = None
     table = Table(Column("version", no_wrap=True), "", "created (UTC)", "rows", "trigger", "gate")
     for summary in reversed(summaries):
         refused = "; ".join(summary.reasons) if summary.rolled_back else "rejected: " + "; ".join(summary.reasons)
-        gate = "accepted" if summary.accepted else refused
-        mark = ", ".join(["live"] * (summary.version == live) + ["reference"] * (summary.version == pinned))
+        gate = ("accepted" if summary.accepted else refused) + ", reference" * (summary.version == pinned)
+        mark = "live" if summary.version == live else ""
         rows, trigger = str(summary.report.get("rows", "")), str(summary.report.get("trigger", ""))
         table.add_row(summary.version, mark, summary.created[:19], rows, trigger, gate)
     out.print(table)

@@ -13,9 +13,12 @@ from typer.testing import CliRunner, Result
 
 from stream_ad.cli import app
 from stream_ad.detector import Recipe
+from stream_ad.records import RecordSchema
+from stream_ad.registry import ModelRegistry
 from stream_ad.simulation import SENSORS, Plant
 from tests.conftest import Kafka
 from tests.running import SHORT, Topics, kafka_config, publish_model
+from tests.test_registry import a_snapshot
 
 ROOT = Path(__file__).parent.parent
 
@@ -112,6 +115,23 @@ def test_train_then_score_then_look_at_the_models(config: Path, tmp_path: Path) 
     assert run("models", "rollback", "-c", config).exit_code == 2, "there is nothing before it"
     run("train", "-c", config, "--input", history)
     assert run("models", "rollback", "-c", config).output == f"model {version} is live\n"
+
+
+def test_models_list_and_show_name_the_reference_and_what_was_rolled_back(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    models = ModelRegistry(str(tmp_path / "models"), 5)
+    ours = RecordSchema(SENSORS).fingerprint
+    first, live, bad = sorted(models.save(a_snapshot(schema_fingerprint=ours)) for _ in range(3))
+    models.set_live(live)
+    models.reject_rolled_back(bad, "rolled back: it flagged 900 rows")
+    lines = {line.split()[1]: line for line in run("models", "list", "-c", config).output.splitlines() if "T" in line}
+    assert "accepted, reference" in lines[first]
+    assert " live " in lines[live]
+    assert "│ rolled back: it flagged 900 rows" in lines[bad]
+    shown = {version: json.loads(run("models", "show", version, "-c", config).output) for version in (first, live)}
+    assert [(model["live"], model["reference"]) for model in shown.values()] == [(False, True), (True, False)]
 
 
 def test_run_on_a_file_ends_at_its_end(config: Path, tmp_path: Path) -> None:

@@ -196,14 +196,16 @@ class TestATrainingThatGoesWrong:
         assert registry.live() is not None
         return registry
 
-    def train(self, folder: Path, monkeypatch: pytest.MonkeyPatch, bad: Detector) -> training_job.Result:
+    def train(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, bad: Detector, moved_by: float = 0.0
+    ) -> training_job.Result:
         def fit(self: Detector, x: np.ndarray, **more: object) -> Detector:
             self.module = bad.module
             return self
 
         monkeypatch.setattr(Detector, "fit", fit)
         window = InlierWindow(2400, 3, ALPHA)
-        window.add(plant(2400, 2), np.full(2400, 0.5))
+        window.add(plant(2400, 2) + moved_by, np.full(2400, 0.5))
         job = folder / "job"
         job.mkdir(exist_ok=True)
         (job / training_job.JOB_FILE).write_text(json.dumps(asdict(replace(a_job(folder), parent=os.getppid()))))
@@ -263,3 +265,15 @@ class TestATrainingThatGoesWrong:
         report = registry.metadata(result.version)["report"]
         assert report["auroc"] == pytest.approx(report["live_auroc"], abs=1e-5)
         assert len(FEATURES) == len(report["missing_share"])
+
+    def test_how_far_operation_has_moved_from_the_first_model_is_reported_whatever_becomes_of_the_new_one(
+        self, registry: ModelRegistry, sound: Detector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        near = self.train(Path(registry.path), monkeypatch, sound)
+        assert near.reference_distance == pytest.approx(1.0, abs=1.0)
+        far = self.train(Path(registry.path), monkeypatch, sound, moved_by=1.0)
+        assert far.reference_distance is not None
+        assert far.reference_distance > 20.0
+        report = registry.metadata(far.version)["report"]
+        assert report["reference_distance"] == far.reference_distance
+        assert report["reference"] == registry.versions()[0]
