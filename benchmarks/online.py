@@ -34,20 +34,6 @@ class Method(Protocol):
         """Scores [n] of the next rows [n, d], larger for stranger, and which of them are alerts; then learn."""
 
 
-class Ours:
-    """stream_ad: the product's loop, with its own threshold at score 1."""
-
-    def __init__(self, loop: Loop) -> None:
-        self.loop = loop
-
-    def start(self, rows: Float64) -> None:
-        self.loop.start(rows)
-
-    def step(self, rows: Float64) -> tuple[Float64, Bool]:
-        score = self.loop.step(rows)
-        return score, score >= 1.0
-
-
 class Latest:
     """The last `capacity` rows, or scores, that were added."""
 
@@ -194,7 +180,7 @@ def make(name: str, stream: Stream, alpha: float, schedule: Schedule, recipe: Re
     """A method by name, for a stream."""
     if name == OURS:
         context = CONTEXT if stream.in_time else 0
-        return Ours(Loop(stream.rows.shape[1], alpha, schedule, recipe, seed, context))
+        return Loop(stream.rows.shape[1], alpha, schedule, recipe, seed, context)
     scorers: dict[str, Callable[[], Scorer]] = {
         "HalfSpaceTrees": lambda: half_space_trees(seed),
         "OneClassSVM": lambda: one_class_svm(alpha),

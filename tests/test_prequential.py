@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 
 from benchmarks import prequential, worlds
 from benchmarks.loop import Loop, Schedule
-from benchmarks.online import METHODS, OURS, Latest, Peer, RobustZ
+from benchmarks.online import METHODS, OURS, Latest, Peer, RetrainedForest, RobustZ
 from benchmarks.prequential import delays, judge, settled_rows
 from benchmarks.results import Result
 from benchmarks.streams import Stream, depends_on_time, files_in, in_file, of_table
 from stream_ad.detector import Recipe
+from stream_ad.detector.detector import Findings
+from stream_ad.learning import gate
 
 SHORTEST = Recipe(autoencoder_steps=30, rarity_steps=20, vae_steps=20, classifier_steps=30, synthetic_outliers=400)
 JSON_COLUMNS = {"stream", "method", *prequential.IN_JSON}
@@ -30,12 +33,16 @@ def bits(text: str) -> np.ndarray:
     return np.array([letter == "1" for letter in text])
 
 
+def some(n: int) -> np.ndarray:
+    return np.random.default_rng(n).normal(size=(n, 2))
+
+
 def tables(folder: Path, n: int = 300) -> Path:
     """A table of rows without an order, a few of them far off."""
     rng = np.random.default_rng(0)
     y = np.zeros(n)
     y[rng.choice(n, n // 20, replace=False)] = 1
-    np.savez(folder / "table.npz", X=rng.normal(size=(n, 3)) + 6 * y[:, None], y=y)
+    np.savez(folder / "table.npz", X=rng.normal(size=(n, 2)) + 6 * y[:, None], y=y)
     return folder
 
 
@@ -120,6 +127,21 @@ def test_the_robust_score_bears_a_constant_feature_and_gaps_and_scores_before_it
     assert score[2] == pytest.approx(2.0, abs=0.2)
 
 
+def test_the_forest_is_trained_anew_by_the_schedule_on_rows_that_it_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+
+    def forest(train: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+        trained.append(len(train))
+        return lambda rows: np.full(len(rows), float(len(trained)))
+
+    monkeypatch.setattr("benchmarks.online.isolation_forest", forest)
+    method = RetrainedForest(Schedule(every_rows=50, window_rows=120), seed=0)
+    method.start(some(100))
+    scores = [method.step(some(30))[0] for _ in range(5)]
+    assert scores == [1.0, 1.0, 2.0, 2.0, 3.0]
+    assert trained == [100, 120, 120]
+
+
 # Streams and worlds
 
 
@@ -180,29 +202,81 @@ def test_poison_is_a_share_of_the_training_rows_and_comes_again_later() -> None:
 # The loop
 
 
-def test_the_loop_scores_with_the_model_that_was_live_and_learns_by_the_schedule() -> None:
-    rng = np.random.default_rng(0)
-    loop = Loop(2, 0.05, Schedule(first_rows=100, every_rows=64, window_rows=200, batch=32), SHORTEST)
-    loop.start(rng.normal(size=(100, 2)))
-    before = loop.detector
-    loop.step(rng.normal(size=(32, 2)))
-    assert loop.detector is before
-    loop.step(rng.normal(size=(32, 2)))
-    assert [training.trigger for training in loop.trainings] == ["first", "rows"]
-    assert loop.detector is not before
-    assert loop.step(np.full((1, 2), 50.0))[0] > 1.0
-    assert len(loop.window.quarantine) >= 1
+class Distance:
+    """Instead of the detector: how far a row is from the mean of the rows that it was fitted on, 1 at ten."""
+
+    def __init__(self, alpha: float, *_: object) -> None:
+        self.false_alarm_rate = alpha
+        self.spread = np.ones(2)
+
+    def fit(self, x: np.ndarray, **_: object) -> Distance:
+        self.n, self.mean = len(x), x.mean(axis=0)
+        return self
+
+    def judge(self, x: np.ndarray) -> Findings:
+        score = np.abs(x - self.mean).max(axis=1) / 10.0
+        return Findings(score, np.exp(-score), np.broadcast_to(self.mean, x.shape))
 
 
-def test_the_loop_scores_rows_with_their_past_across_batches() -> None:
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(200, 2)).cumsum(axis=0)
-    loops = [Loop(2, 0.05, Schedule(first_rows=100, every_rows=1000), SHORTEST, context=4) for _ in range(2)]
-    for loop in loops:
+@pytest.fixture
+def a_loop(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Loop]:
+    """Makes loops on two features with a stub for a detector, and a gate that lets all through but the given."""
+
+    def make(refused: Sequence[int] = (), context: int = 0) -> Loop:
+        trainings = iter(range(100))
+
+        def judge(*_: object) -> gate.Verdict:
+            return gate.Verdict({"constant": "it is"} if next(trainings) in refused else {})
+
+        monkeypatch.setattr(gate, "judge", judge)
+        monkeypatch.setattr("benchmarks.loop.Detector", Distance)
+        schedule = Schedule(first_rows=100, every_rows=64, least_rows=1, window_rows=200, batch=32)
+        return Loop(2, 0.05, schedule, context=context)
+
+    return make
+
+
+def test_the_loop_scores_with_the_model_that_was_live_and_learns_by_the_schedule(a_loop: Callable[..., Loop]) -> None:
+    loop = a_loop()
+    loop.start(some(100))
+    first = loop.detector
+    loop.step(some(32))
+    assert loop.detector is first
+    score, alert = loop.step(np.concatenate([some(31), [[50.0, 0.0]]]))
+    assert loop.detector is not first
+    assert [(training.row, training.trigger) for training in loop.trainings] == [(100, "first"), (164, "rows")]
+    assert alert.tolist() == [False] * 31 + [True]
+    assert score[-1] == pytest.approx(5.0, abs=0.1)
+    assert (len(loop.window), len(loop.window.quarantine)) == (163, 1)
+
+
+def test_a_model_that_the_gate_refuses_does_not_go_live(a_loop: Callable[..., Loop]) -> None:
+    loop = a_loop(refused=[1])
+    loop.start(some(100))
+    first = loop.detector
+    loop.step(some(64))
+    assert loop.trainings[1].refusals == {"constant": "it is"}
+    assert loop.detector is first
+
+
+def test_without_a_first_model_the_cold_start_scores_and_raises_no_alert(a_loop: Callable[..., Loop]) -> None:
+    loop = a_loop(refused=[0])
+    loop.start(some(100))
+    score, alert = loop.step(some(32))
+    assert np.isfinite(score).all()
+    assert not alert.any()
+    assert [training.trigger for training in loop.trainings] == ["first", "first"]
+    assert loop.detector is not None
+
+
+def test_the_loop_judges_rows_with_their_past_whatever_the_batches(a_loop: Callable[..., Loop]) -> None:
+    whole, parts = a_loop(context=4), a_loop(context=4)
+    rows = some(150).cumsum(axis=0)
+    for loop in (whole, parts):
         loop.start(rows[:100])
-    whole = loops[0].step(rows[100:])
-    parts = np.concatenate([loops[1].step(rows[100:150]), loops[1].step(rows[150:])])
-    np.testing.assert_allclose(whole, parts, rtol=1e-4)
+    expected = whole.step(rows[100:])[0]
+    np.testing.assert_allclose(np.concatenate([parts.step(rows[100:120])[0], parts.step(rows[120:])[0]]), expected)
+    assert whole.window.inliers.values.shape[1] == 6
 
 
 # A run
@@ -211,16 +285,17 @@ def test_the_loop_scores_rows_with_their_past_across_batches() -> None:
 def test_a_run_writes_one_object_a_stream_and_method_and_is_taken_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(prequential, "QUICK", SHORTEST)
+    monkeypatch.setattr("benchmarks.loop.Detector", Distance)
+    monkeypatch.setattr(gate, "judge", lambda *_: gate.Verdict())
+    monkeypatch.setattr("benchmarks.online.isolation_forest", lambda train, seed: lambda rows: np.abs(rows).sum(axis=1))
     out, written = tmp_path / "kept" / "results.csv", tmp_path / "results.json"
-    data = tables(tmp_path)
-    common = ["--data", str(data), "--quick", "--out", str(out), "--json", str(written)]
+    common = ["--data", str(tables(tmp_path)), "--quick", "--out", str(out), "--json", str(written)]
     assert prequential.main([*common, "--methods", "stream_ad", "RobustZ"]) == 0
     assert prequential.main(common) == 0
     objects = json.loads(written.read_text())
     assert all(set(one) == JSON_COLUMNS for one in objects)
-    assert [one["method"] for one in objects] == [OURS, "RobustZ", "HalfSpaceTrees", "OneClassSVM", "IForest"]
-    ours = objects[0]
+    assert sorted(one["method"] for one in objects) == sorted(METHODS)
+    ours = next(one for one in objects if one["method"] == OURS)
     assert ours["stream"] == "table"
     assert ours["auroc"] > 0.95
     assert ours["budget"] == 0.01
