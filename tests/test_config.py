@@ -161,6 +161,8 @@ def test_a_value_from_the_environment_cannot_bring_structure(tmp_path: Path) -> 
         (["detector.device=gpu"], ["detector.device", "'auto', 'cpu' or 'cuda'"]),
         (["training.min_rows=1e4"], ["training.min_rows", "'1e4'"]),
         (["training.min_rows=30000"], ["training.min_rows", "never holds 30000"]),
+        (["training.reference=latest"], ["training.reference", "'latest' is neither first nor none nor a version"]),
+        (["training.rollback_after=50"], ["training.rollback_after", "greater than or equal to 100"]),
         (["schema.features=[a, a]"], ["schema.features", "a stands there twice"]),
         (["schema.features=[]"], ["schema.features"]),
         (["schema.format=float32", "schema.id=x"], ["schema.id", "no fields"]),

@@ -96,6 +96,18 @@ def test_pruning_keeps_the_newest_and_the_live_one(registry: ModelRegistry) -> N
     assert registry.versions() == [versions[0], *versions[3:]]
 
 
+def test_a_model_that_proved_bad_is_marked_and_stays_whole(registry: ModelRegistry) -> None:
+    good, bad = sorted(registry.save(a_snapshot()) for _ in range(2))
+    registry.reject_rolled_back(bad, "it flagged all")
+    assert [(model.version, model.accepted, model.rolled_back) for model in registry.list()] == [
+        (good, True, False),
+        (bad, False, True),
+    ]
+    assert registry.load(bad).verdict["reasons"] == ["it flagged all"]
+    with pytest.raises(SnapshotError, match="there is no model"):
+        registry.reject_rolled_back("20310304T090000000-abcd", "it flagged all")
+
+
 def test_the_window_of_the_last_run(registry: ModelRegistry) -> None:
     assert registry.load_window() is None
     for last in (1.0, 2.0):
