@@ -41,7 +41,7 @@ def fitted(train: bytes, shape: tuple[int, int], seed: int, patched: str) -> tup
     flagged = Flagged(x[:0], torch.empty(0, dtype=torch.int64), 0.0)
     with patches(PATCHES[patched]), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return fitting.fit_and_hold_out(x, RECIPE, Draws(seed, CPU), seed, flagged, lambda share: None), x
+        return fitting.fit_and_hold_out(x, RECIPE, Draws(seed, CPU), seed, flagged, x[:0], lambda share: None), x
 
 
 @contextmanager

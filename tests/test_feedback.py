@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 
 from stream_ad.config import Config
+from stream_ad.config.checks import check
+from stream_ad.detector import Detector, Recipe
 from stream_ad.learning import Learner, feedback
 from stream_ad.learning.feedback import Feedback, Label, read_label, read_labels
 from stream_ad.learning.window import InlierWindow
-from stream_ad.records import NO_TIMESTAMP, Batch, RawBatch
+from stream_ad.records import NO_TIMESTAMP, Batch, RawBatch, RecordSchema
 from stream_ad.registry import ModelRegistry
 from stream_ad.simulation import SENSORS, Plant
+from stream_ad.transports import make_label_source
 from stream_ad.transports.memory import MemorySink, MemorySource
 from stream_ad.worker import Worker
-from tests.running import plant_json, publish_model, wait_until
+from tests.conftest import Kafka
+from tests.running import Topics, kafka_config, plant_json, publish_model, wait_until
 
 WIDTH = 2
 
@@ -257,3 +261,61 @@ def test_a_worker_takes_labels_from_a_file_that_grows_and_keeps_what_they_change
     assert again.feedback is not None
     assert np.allclose(again.feedback.anomalies[-1], rows[3])
     assert 5 in again.window.inliers.ordered()[1]
+
+
+def with_labels(settings: dict[str, Any], topic: str) -> dict[str, Any]:
+    return settings | {
+        "source": {"type": "kafka", **settings["source"]},
+        "sink": {"type": "kafka", **settings["sink"]},
+        "training": settings["training"] | {"labels": {"type": "kafka", "topic": topic}},
+    }
+
+
+def test_labels_of_a_topic_are_read_from_the_beginning_by_every_worker(kafka: Kafka, tmp_path: Path) -> None:
+    topics = Topics()
+    topics.create(kafka)
+    name = f"{topics.input}.labels"
+    kafka.create_topic(name)
+    kafka.produce(name, [b'{"id": "a", "label": "normal"}', b'{"id": "b", "label": "anomaly"}'])
+    config = Config.model_validate(with_labels(kafka_config(kafka.bootstrap, topics, tmp_path), name))
+    for _ in range(2):
+        source = make_label_source(config, RecordSchema(list(SENSORS)))
+        assert source is not None
+        source.open()
+        read: list[Label] = []
+        try:
+            wait_until(lambda source=source, read=read: read.extend(read_labels(source.poll(0.0))[0]) or len(read) == 2)
+        finally:
+            source.close()
+        assert read == [Label("normal", None, "a"), Label("anomaly", None, "b")]
+
+
+def test_a_scorer_reads_no_labels_and_a_topic_needs_a_cluster(tmp_path: Path) -> None:
+    settings = with_labels(kafka_config("localhost:1", Topics(), tmp_path), "labels")
+    assert make_label_source(Config.model_validate(settings | {"role": "scorer"}), RecordSchema(["a"])) is None
+    of_a_file = Config.model_validate(settings | {"source": {"type": "file", "path": "x.csv"}})
+    assert [path for path, _ in check(of_a_file)] == ["training.labels"]
+    read_twice = settings | {"source": settings["source"] | {"topics": ["labels"]}}
+    assert [path for path, _ in check(Config.model_validate(read_twice))] == ["training.labels.topic"]
+
+
+def test_rows_like_labelled_anomalies_stand_out_and_others_raise_no_more_alarms() -> None:
+    recipe = Recipe(
+        autoencoder_steps=60,
+        rarity_steps=40,
+        vae_steps=30,
+        classifier_steps=60,
+        synthetic_outliers=1000,
+        cross_fit_below=0,
+    )
+    rng = np.random.default_rng(0)
+    normal, fresh = rng.normal(size=(3000, 4)), rng.normal(size=(4000, 4))
+    alike = np.array([1.2, 1.2, -1.2, 0.0]) + 0.1 * rng.normal(size=(40, 4))
+    plain = Detector(0.01, "cpu", recipe=recipe).fit(normal)
+    taught = Detector(0.01, "cpu", recipe=recipe).fit(normal, anomalies=alike[:20])
+    assert (plain.score(alike[20:]) < 1.0).all(), "each value is an ordinary one"
+    assert (taught.score(alike[20:]) > 1.0).all()
+    assert (taught.score(fresh) >= 1.0).mean() < 0.02
+    again = Detector.restore(taught.description(), taught.tensors(), "cpu")
+    assert np.array_equal(again.score(alike), taught.score(alike))
+    assert np.allclose(taught.score_eager(alike), taught.score(alike))

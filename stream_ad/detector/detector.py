@@ -108,7 +108,10 @@ class Detector:
         extra = None
         if flagged is not None and place is not None:
             extra = Flagged(self._tensor(flagged), place, truncated)
-        self.module = fit_hierarchical_detector(rows, self.recipe, self.false_alarm_rate, self.seed, extra, progress)
+        known = None if anomalies is None else self._tensor(anomalies)
+        self.module = fit_hierarchical_detector(
+            rows, self.recipe, self.false_alarm_rate, self.seed, extra, known, progress
+        )
         self._compiled = None
         return self
 
@@ -183,6 +186,7 @@ class Detector:
             "n_features": module.standardise.mean.shape[0],
             "prototypes": module.codebook.prototypes.shape[0],
             "pairs": module.novelty.first.shape[0],
+            "examples": module.examples.count,
             "false_alarm_rate": self.false_alarm_rate,
             "seed": self.seed,
             "recipe": asdict(self.recipe),
@@ -204,7 +208,12 @@ class Detector:
         recipe = Recipe(**description["recipe"])
         detector = cls(description["false_alarm_rate"], device, description["seed"], recipe)
         module = HierarchicalDetector(
-            description["n_features"], description["prototypes"], recipe, description["pairs"]
+            description["n_features"],
+            description["prototypes"],
+            recipe,
+            description["pairs"],
+            # A model that was kept by an earlier version has none.
+            description.get("examples", 0),
         )
         module.load_state_dict(tensors)
         detector.module = module.eval().to(detector.device)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from stream_ad.detector.autoencoder import corrupt
 from stream_ad.detector.codebook import GROUPS
 from stream_ad.detector.draws import Draws
-from stream_ad.detector.hierarchical import NOVELTY, HierarchicalDetector, prototypes_for
+from stream_ad.detector.hierarchical import LIKENESS, NOVELTY, WEIGHTS, HierarchicalDetector, prototypes_for
 from stream_ad.detector.outskirts import select_outskirts
 from stream_ad.detector.rarity import BINS
 from stream_ad.detector.recipe import Recipe
@@ -21,6 +21,10 @@ from stream_ad.detector.synthesis import Synthesiser
 
 LEAST_ROWS = 8
 BLOCKS = 8
+LABEL_WEIGHT = 50
+"""So many synthetic outliers one labelled anomaly stands for, as long as they are not more than half of all."""
+LABELS_AT_HALF = 10
+"""Labelled anomalies with which likeness has half of its weight, which is that of all other parts together."""
 Progress = Callable[[float], None]
 """Called with the share done, 0 to 1."""
 
@@ -51,9 +55,10 @@ def fit_hierarchical_detector(
     alpha: float,
     seed: int,
     flagged: Flagged | None = None,
+    anomalies: Tensor | None = None,
     progress: Progress = lambda share: None,
 ) -> HierarchicalDetector:
-    """Fit all stages on inliers x [n, d] float64 in time order, NaN for missing.
+    """Fit all stages on inliers x [n, d] float64 in time order, NaN for missing, and known anomalies [k, d].
 
     The device is that of x. Raises `TrainingError` for fewer than eight rows.
     """
@@ -63,15 +68,17 @@ def fit_hierarchical_detector(
     if flagged is None:
         none = torch.empty(0, dtype=torch.int64, device=x.device)
         flagged = Flagged(x[:0], none, 0.0)
+    if anomalies is None:
+        anomalies = x[:0]
     draws = Draws(seed, x.device)
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        stages = fit_and_hold_out(x, recipe, draws, seed, flagged, part_of(progress, 0, 2))
+        stages = fit_and_hold_out(x, recipe, draws, seed, flagged, anomalies, part_of(progress, 0, 2))
         fit_head(stages, recipe, draws, part_of(progress, 1, 2))
     detector = stages.detector
     with torch.no_grad():
-        raw = detector.combine(detector.parts(stages.statistics, stages.novel))
+        raw = detector.combine(detector.parts(stages.statistics, stages.compared))
     detector.calibration.fit(raw, alpha, flagged.truncated)
     return detector.eval()
 
@@ -94,31 +101,35 @@ class Stages:
     """[m, 15] statistics of synthetic outliers."""
     statistics: Tensor
     """[n, 15] of rows held out, flagged ones among them."""
-    novel: Tensor
-    """[n, 2]"""
+    compared: Tensor
+    """[n, 3] novelty and likeness."""
     is_flagged: Tensor
     """[n]"""
+    anomalies: Tensor
+    """[k, 15] statistics of known anomalies, which none of the stages was trained on."""
 
 
 def fit_and_hold_out(
-    x: Tensor, recipe: Recipe, draws: Draws, seed: int, flagged: Flagged, progress: Progress
+    x: Tensor, recipe: Recipe, draws: Draws, seed: int, flagged: Flagged, anomalies: Tensor, progress: Progress
 ) -> Stages:
     """Fit the stages on one part of the window and measure the rest; of a small window fit them on all of it, and
     measure each part by stages that were fitted on the others."""
     n = x.shape[0]
     if n >= recipe.cross_fit_below:
         fold = blocks_to_folds(n, round(1.0 / recipe.calibration_share), seed).to(x.device)
-        detector, outliers = fit_stages(x[fold != 0], recipe, draws, progress)
+        detector, outliers = fit_stages(x[fold != 0], anomalies, recipe, draws, progress)
         held = [held_out(detector, x, flagged, fold, 0)]
     else:
         folds = recipe.cross_fit_folds
         fold = blocks_to_folds(n, folds, seed).to(x.device)
         held = []
         for i in range(folds):
-            part = fit_stages(x[fold != i], recipe, draws, part_of(progress, i, folds + 1))[0]
+            part = fit_stages(x[fold != i], anomalies, recipe, draws, part_of(progress, i, folds + 1))[0]
             held.append(held_out(part, x, flagged, fold, i))
-        detector, outliers = fit_stages(x, recipe, draws, part_of(progress, folds, folds + 1))
-    return Stages(detector, outliers, *(torch.cat(each) for each in zip(*held, strict=True)))
+        detector, outliers = fit_stages(x, anomalies, recipe, draws, part_of(progress, folds, folds + 1))
+    statistics, compared, is_flagged = (torch.cat(each) for each in zip(*held, strict=True))
+    of_anomalies = measure(detector, anomalies)[0] if anomalies.shape[0] else statistics[:0]
+    return Stages(detector, outliers, statistics, compared, is_flagged, of_anomalies)
 
 
 def blocks_to_folds(n: int, folds: int, seed: int) -> Tensor:
@@ -143,17 +154,24 @@ def held_out(
     which."""
     place = flagged.place.clamp(max=x.shape[0] - 1)
     own, extra = x[fold == which], flagged.rows[fold[place] == which]
-    with torch.no_grad():
-        found = [detector.measure(part) for part in torch.cat([own, extra]).split(2048)]
     is_flagged = torch.arange(own.shape[0] + extra.shape[0], device=x.device) >= own.shape[0]
-    return torch.cat([each[0] for each in found]), torch.cat([each[1] for each in found]), is_flagged
+    return *measure(detector, torch.cat([own, extra])), is_flagged
+
+
+def measure(detector: HierarchicalDetector, x: Tensor) -> tuple[Tensor, Tensor]:
+    """As `HierarchicalDetector.measure`, a few rows at a time."""
+    with torch.no_grad():
+        statistics, compared = zip(*(detector.measure(part) for part in x.split(2048)), strict=True)
+    return torch.cat(statistics), torch.cat(compared)
 
 
 def part_of(progress: Progress, index: int, parts: int) -> Progress:
     return lambda share: progress((index + share) / parts)
 
 
-def fit_stages(x: Tensor, recipe: Recipe, draws: Draws, progress: Progress) -> tuple[HierarchicalDetector, Tensor]:
+def fit_stages(
+    x: Tensor, anomalies: Tensor, recipe: Recipe, draws: Draws, progress: Progress
+) -> tuple[HierarchicalDetector, Tensor]:
     """All stages up to the statistics, in the order of the paper; with them the statistics of synthetic outliers."""
     n, d = x.shape
     detector = HierarchicalDetector(d, prototypes_for(n, recipe), recipe).to(x.device)
@@ -161,6 +179,8 @@ def fit_stages(x: Tensor, recipe: Recipe, draws: Draws, progress: Progress) -> t
     with torch.no_grad():
         w = detector.whiten(v[:, :d])
         detector.codebook.fit(detector.position(v, w), draws)
+        known = detector.describe(anomalies)[0]
+        detector.examples.fit(detector.position(known, detector.whiten(known[:, :d])))
     fit_autoencoders(detector, v, w, recipe, draws, part_of(progress, 0, 3))
     fit_rarity(detector, v[:, :d], recipe, draws, part_of(progress, 1, 3))
     with torch.no_grad():
@@ -188,19 +208,27 @@ def fit_head(stages: Stages, recipe: Recipe, draws: Draws, progress: Progress) -
     will again.
     """
     detector = stages.detector
-    inliers, novel = stages.statistics[~stages.is_flagged], stages.novel[~stages.is_flagged]
+    inliers, compared = stages.statistics[~stages.is_flagged], stages.compared[~stages.is_flagged]
     with torch.no_grad():
         detector.normalise.fit(inliers)
-        inlier, outlier = detector.normalise(inliers), detector.normalise(stages.outliers)
+        inlier = detector.normalise(inliers)
+        outlier = detector.normalise(torch.cat([stages.outliers, weighted(stages.anomalies, stages.outliers.shape[0])]))
     fit_classifier(detector, inlier, outlier, recipe, draws, progress)
     with torch.no_grad():
-        parts = detector.parts(inliers, novel)
+        parts = detector.parts(inliers, compared)
         low, high = torch.quantile(parts, 0.5, dim=0), torch.quantile(parts, 0.95, dim=0)
         detector.part_low.copy_(low)
         detector.part_range.copy_((high - low).clamp(min=0.5))
         # What most inliers have none of must not outweigh all else where some have it.
-        detector.part_range[NOVELTY] = torch.maximum(detector.part_range[NOVELTY], 3.0 * novel.std(dim=0))
+        detector.part_range[NOVELTY] = torch.maximum(detector.part_range[NOVELTY], 3.0 * compared[:, :2].std(dim=0))
+        known = stages.anomalies.shape[0]
+        detector.part_weight[LIKENESS] = sum(weight for _, weight in WEIGHTS) * known / (known + LABELS_AT_HALF)
         flush_denormals(detector)
+
+
+def weighted(anomalies: Tensor, synthetic: int) -> Tensor:
+    """Statistics [k, 15] of known anomalies as often as they count among so many synthetic outliers."""
+    return anomalies.repeat(min(LABEL_WEIGHT, synthetic // max(1, anomalies.shape[0])), 1)
 
 
 def fit_descriptors(detector: HierarchicalDetector, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from stream_ad.detector.calibration import Calibration
 from stream_ad.detector.classifier import Classifier
 from stream_ad.detector.codebook import GROUPS, CodeBook
 from stream_ad.detector.descriptors import FLOAT32_MAX, Ranks, Standardise, Whiten
+from stream_ad.detector.examples import Examples
 from stream_ad.detector.fusion import Fusion
 from stream_ad.detector.imputation import ConditionalMean
 from stream_ad.detector.novelty import Novelty
@@ -21,6 +22,7 @@ WEIGHTS = (
     ("logit", 0.5),
     ("unseen_value", 0.5),
     ("unseen_pairs", 0.5),
+    ("likeness", 0.0),
     ("nearest_prototype", 1.0),
     ("nearest_by_group", 0.5),
     ("residual_v_absolute", 0.25),
@@ -28,9 +30,11 @@ WEIGHTS = (
     ("vae_error", 0.25),
     ("rarity_sum", 0.5),
 )
-"""Parts of the raw score: the classifier's logit, what was never seen before, and some of the statistics."""
+"""Parts of the raw score: the classifier's logit, what was never seen before, likeness to labelled anomalies (which
+gets its weight with the first of them), and some of the statistics."""
 NOVELTY = slice(1, 3)
-"""Where among them novelty stands."""
+LIKENESS = 3
+"""Where among them novelty and likeness stand."""
 
 MOST_CANDIDATES = 16
 """Features of a flagged row that are tried out one by one when it is explained."""
@@ -48,7 +52,7 @@ class HierarchicalDetector(nn.Module):
     part_low: Tensor
     part_range: Tensor
 
-    def __init__(self, n_features: int, prototypes: int, recipe: Recipe, pairs: int = 0) -> None:
+    def __init__(self, n_features: int, prototypes: int, recipe: Recipe, pairs: int = 0, examples: int = 0) -> None:
         super().__init__()
         self.standardise = Standardise(n_features)
         self.impute = ConditionalMean(n_features)
@@ -62,6 +66,7 @@ class HierarchicalDetector(nn.Module):
         self.vae = VariationalAutoencoder(2 * recipe.code_size, recipe.vae_width, recipe.latent_size)
         self.latent_spread = LatentSpread(recipe.latent_size)
         self.codebook = CodeBook(prototypes, 2 * n_features)
+        self.examples = Examples(2 * n_features, examples)
         self.normalise = NormaliseStatistics()
         self.classifier = Classifier(len(NAMES), recipe.classifier_width, recipe.classifier_networks)
         self.calibration = Calibration()
@@ -69,6 +74,7 @@ class HierarchicalDetector(nn.Module):
         self.largest = FLOAT32_MAX
         self.candidates = min(n_features, MOST_CANDIDATES)
         self.part_columns: list[int] = [NAMES.index(name) for name, _ in WEIGHTS if name in NAMES]
+        self.nearest_column = NAMES.index("nearest_prototype")
         self.register_buffer("part_weight", torch.tensor([weight for _, weight in WEIGHTS]))
         self.register_buffer("part_low", torch.zeros(len(WEIGHTS)))
         self.register_buffer("part_range", torch.ones(len(WEIGHTS)))
@@ -130,16 +136,25 @@ class HierarchicalDetector(nn.Module):
         """V [n, 2d] and W [n, d] -> [n, 2d] in which two rows are as far apart as in [V, W]."""
         return torch.cat([v[:, self.n_features :], self.whiten.both(w)], dim=1)
 
-    def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [n, d] float64, NaN for missing -> statistics [n, 15] and what is novel [n, 2]."""
-        v, missing, novel = self.describe(x)
-        return self.statistics(v, missing)[0], novel
+    def likeness(self, v: Tensor, statistics: Tensor) -> Tensor:
+        """V [n, 2d] and statistics [n, 15] -> likeness to labelled anomalies [n, 1]."""
+        if self.examples.count == 0:
+            return torch.zeros_like(v[:, :1])
+        position = self.position(v, self.whiten(v[:, : self.n_features]))
+        likeness: Tensor = self.examples(position, statistics[:, self.nearest_column])
+        return likeness[:, None]
 
-    def parts(self, statistics: Tensor, novel: Tensor) -> Tensor:
-        """Statistics [n, 15] and what is novel [n, 2] -> the parts of the raw score [n, p]."""
+    def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [n, d] float64, NaN for missing -> statistics [n, 15], and novelty and likeness [n, 3]."""
+        v, missing, novel = self.describe(x)
+        statistics = self.statistics(v, missing)[0]
+        return statistics, torch.cat([novel, self.likeness(v, statistics)], dim=1)
+
+    def parts(self, statistics: Tensor, compared: Tensor) -> Tensor:
+        """Statistics [n, 15], and novelty and likeness [n, 3] -> the parts of the raw score [n, p]."""
         normalised = self.normalise(statistics)
         logit = self.classifier(normalised)
-        return torch.cat([logit[:, None], novel, normalised[:, self.part_columns]], dim=1)
+        return torch.cat([logit[:, None], compared, normalised[:, self.part_columns]], dim=1)
 
     def combine(self, parts: Tensor) -> Tensor:
         """Parts [n, p] -> raw score [n]."""
@@ -151,7 +166,8 @@ class HierarchicalDetector(nn.Module):
         conditional rarity of each feature, both [n, d]."""
         v, missing, novel = self.describe(x)
         statistics, reconstruction, rarity = self.statistics(v, missing)
-        raw = self.combine(self.parts(statistics, novel))
+        compared = torch.cat([novel, self.likeness(v, statistics)], dim=1)
+        raw = self.combine(self.parts(statistics, compared))
         return raw, v, reconstruction, rarity
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
