@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stream_ad.learning.drift import Drift, DriftWatch
 from stream_ad.learning.regime import Phase, RegimeWatch
 from stream_ad.learning.triggers import Triggers
+from stream_ad.learning.truncation import FAR
 from stream_ad.learning.window import InlierWindow
 
 log = logging.getLogger("stream_ad.learning")
@@ -41,7 +42,9 @@ class ChangeWatch:
         self.regime = RegimeWatch(on_regime_change, window)
         self._features = features
         self._drift = DriftWatch(drift, features)
+        self._window = window
         self._triggers = triggers
+        self._live_since = 0
         self._learned = False
 
     def apply(self, drift: str, on_regime_change: str) -> None:
@@ -58,11 +61,19 @@ class ChangeWatch:
             self._triggers.wanted = "regime"
         for drift in drifts:
             log.warning("drift in the %s", drift, extra={"signal": drift.signal, "feature": drift.feature})
-        # What is flagged is not in the window: while most of it may be a new operating point, training on drift
-        # would learn the old one once more.
+        # While most rows are flagged, and so not in the window, a training would learn the old operating point again.
         if drifts and not self.regime.suspected:
+            self._let_front_in()
             self._triggers.wanted = "drift"
         return Changes(tuple(drifts), regime)
+
+    def _let_front_in(self) -> None:
+        """Take the rows that the live model flagged mildly for inliers: those that have gone ahead in the drift.
+
+        Without them the window would lag behind the stream, more with each training, until most of it is flagged.
+        """
+        _, position, score = self._window.quarantine.ordered()
+        self._window.admit((position >= self._live_since) & (score < FAR))
 
     def training_ended(self, trigger: str, accepted: bool) -> None:
         """Hear how a training ended; if the one that learned a new operating point failed, evidence gathers anew."""
@@ -72,8 +83,11 @@ class ChangeWatch:
                 self.regime.settled()
 
     def swapped(self) -> None:
-        """Another model is live: all signals begin anew."""
+        """Another model is live: all signals begin anew, and what the one before saw no longer counts."""
         self._drift.reset()
+        if self._triggers.wanted == "drift":
+            self._triggers.wanted = None
+        self._live_since = self._window.seen
         if self._learned:
             self.regime.settled()
         self._learned = False
@@ -84,6 +98,7 @@ class ChangeWatch:
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Take over what `state` gave, and go on with a change that was being learned."""
+        self._live_since = self._window.seen
         self.regime.restore(arrays)
         if self.regime.phase == Phase.ADAPTING:
             self._triggers.wanted = "regime"

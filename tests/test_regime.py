@@ -1,0 +1,412 @@
+"""Three worlds told apart: a burst of faults stays out, a slow drift is followed, a new operating point is learned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial import KDTree
+
+from stream_ad.detector import Detector, Recipe
+from stream_ad.learning import Learner, LearningSettings
+from stream_ad.learning.changes import ChangeWatch
+from stream_ad.learning.regime import Phase, isolation
+from stream_ad.learning.triggers import Triggers
+from stream_ad.learning.window import InlierWindow
+from stream_ad.records import RecordSchema
+from stream_ad.registry import ModelRegistry
+from stream_ad.simulation import SENSORS, Plant
+
+ALPHA = 0.01
+WINDOW = 4000
+LASTING = 400
+"""A tenth of the window: so many flagged rows make a regime change."""
+FEATURES = ["flow", "pressure", "speed"]
+SHORT = Recipe(autoencoder_steps=100, rarity_steps=40, vae_steps=40, classifier_steps=80, synthetic_outliers=1000)
+
+
+class Pump:
+    """Three sensors that follow one load, around an operating point."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def rows(self, n: int, point: Any = 0.0) -> np.ndarray:
+        """Rows [n, 3] around `point`, a number, three of them, or one of these for each row."""
+        load = self._rng.normal(size=(n, 1))
+        return load * [1.0, 0.8, -0.5] + 0.2 * self._rng.normal(size=(n, 3)) + point
+
+    def faults(self, n: int) -> np.ndarray:
+        """Rows [n, 3] in which all sensors read anything at all."""
+        return self._rng.uniform(-40.0, 40.0, (n, 3))
+
+
+class Nearest:
+    """A model as simple as can be: how far the nearest row that it has learned is."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self._tree = KDTree(rows[::4])
+        self._threshold = np.quantile(self._tree.query(np.delete(rows, np.s_[::4], axis=0))[0], 1.0 - ALPHA)
+
+    def judge(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores [n] and residuals [n, 3] of rows [n, 3]."""
+        distance, nearest = self._tree.query(rows)
+        return distance / self._threshold, np.abs(rows - self._tree.data[nearest])
+
+
+class Loop:
+    """Score, offer, train when a training is due; a training takes no time."""
+
+    def __init__(self, action: str = "adapt", drift: str = "none") -> None:
+        self.window = InlierWindow(WINDOW, 3, ALPHA)
+        self.triggers = Triggers(500, None, None, 0.0)
+        self.changes = ChangeWatch(drift, action, FEATURES, self.window, self.triggers)
+        self.trainings: list[str] = []
+        self.model: Nearest | None = None
+        self.fails = False
+
+    def feed(self, rows: np.ndarray, batch: int = 50) -> np.ndarray:
+        """Which of the rows [n, 3] are flagged when they come. [n]"""
+        return np.concatenate([self._step(rows[i : i + batch]) for i in range(0, len(rows), batch)])
+
+    def _step(self, rows: np.ndarray) -> np.ndarray:
+        score, residual = np.full(len(rows), np.nan), np.full(rows.shape, np.nan)
+        if self.model is not None:
+            score, residual = self.model.judge(rows)
+        self.window.add(rows, score)
+        self.changes.observe(score, residual)
+        trigger = self.triggers.due(0.0, self.window.seen, len(self.window))
+        if trigger is not None:
+            self._train(trigger)
+        return score >= 1.0
+
+    def _train(self, trigger: str) -> None:
+        self.trainings.append(trigger)
+        self.triggers.started(0.0, self.window.seen)
+        self.changes.training_ended(trigger, accepted=not self.fails)
+        if not self.fails:
+            self.model = Nearest(self.window.training_rows().rows)
+            self.triggers.has_model = True
+            self.changes.swapped()
+
+
+@pytest.fixture
+def pump() -> Pump:
+    return Pump(seed=0)
+
+
+def running(pump: Pump, action: str = "adapt", drift: str = "none") -> Loop:
+    """A loop that has learned a full window of the operating point 0."""
+    loop = Loop(action, drift)
+    loop.feed(pump.rows(500))
+    loop.feed(pump.rows(WINDOW))
+    loop._train("manual")
+    loop.trainings.clear()
+    return loop
+
+
+# A burst of faults
+
+
+def test_a_burst_shorter_than_a_tenth_of_the_window_never_enters(pump: Pump) -> None:
+    loop = running(pump)
+    for _ in range(4):
+        assert loop.feed(pump.rows(LASTING - 10, 10.0)).all()
+        assert loop.changes.regime.phase == Phase.ORDINARY
+        assert loop.feed(pump.rows(3 * LASTING)).mean() < 0.05
+    assert loop.trainings == []
+    assert loop.window.training_rows().rows.max() < 8.0
+
+
+def test_faults_that_differ_among_themselves_stay_out_however_long_they_last(
+    pump: Pump, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = running(pump)
+    assert loop.feed(pump.faults(5 * LASTING)).mean() > 0.9
+    assert loop.trainings == []
+    assert loop.window.training_rows().rows.max() < 8.0
+    told = [record for record in caplog.records if "taken for faults" in record.getMessage()]
+    assert len(told) == 1
+
+
+def test_a_value_that_runs_away_stays_out(pump: Pump) -> None:
+    loop = running(pump)
+    ramp = np.zeros((5 * LASTING, 3))
+    ramp[:, 1] = np.linspace(5.0, 500.0, len(ramp))
+    assert loop.feed(pump.rows(len(ramp), ramp)).all()
+    assert loop.trainings == []
+
+
+def test_a_tenth_of_the_rows_may_be_faults_of_one_kind_for_ever(pump: Pump) -> None:
+    loop = running(pump)
+    point = np.zeros((20 * LASTING, 1))
+    point[::10] = 10.0
+    loop.feed(pump.rows(len(point), point))
+    assert loop.trainings == []
+    assert not loop.changes.regime.suspected
+
+
+# A slow drift
+
+
+def test_a_slow_drift_is_followed_without_alarm_storms(pump: Pump) -> None:
+    loop = running(pump, drift="adwin")
+    path = np.linspace(0.0, 2.0, 60_000)[:, None]
+    flagged = loop.feed(pump.rows(len(path), path), batch=500)
+    assert set(loop.trainings) == {"drift"}
+    assert flagged.reshape(-1, 1000).mean(axis=1).max() < 0.25
+    assert flagged.mean() < 0.08
+
+
+def test_what_goes_ahead_in_a_drift_is_learned_and_faults_of_that_time_are_not(pump: Pump) -> None:
+    loop = running(pump, drift="adwin")
+    rows = pump.rows(20_000, np.linspace(0.0, 1.0, 20_000)[:, None])
+    rows[::50, 1] += 20.0
+    flagged = loop.feed(rows)
+    assert loop.trainings and set(loop.trainings) == {"drift"}
+    assert flagged[::50].all()
+    assert loop.window.training_rows().rows.max() < 10.0
+
+
+# An abrupt change that lasts
+
+
+def test_a_new_operating_point_is_one_alarm_episode_and_then_learned(pump: Pump) -> None:
+    loop = running(pump)
+    flagged = loop.feed(pump.rows(5000, 10.0))
+    assert flagged[:LASTING].all()
+    assert flagged[LASTING + 50 :].mean() < 0.03
+    assert loop.trainings == ["regime"]
+    assert loop.changes.regime.phase == Phase.ORDINARY
+
+
+def test_the_former_operating_point_is_still_known_when_it_comes_back(pump: Pump) -> None:
+    loop = running(pump)
+    loop.feed(pump.rows(1500, 10.0))
+    assert loop.feed(pump.rows(500)).mean() < 0.05
+
+
+def test_rows_that_alternate_between_two_points_are_learned_within_four_times_as_many(pump: Pump) -> None:
+    loop = running(pump)
+    point = np.where(np.arange(5000) // 70 % 2 == 0, 0.0, 10.0)[:, None]
+    flagged = loop.feed(pump.rows(len(point), point))
+    assert loop.trainings == ["regime"]
+    assert flagged[4 * LASTING + 200 :].mean() < 0.03
+
+
+def test_the_most_extreme_rows_stay_out_of_what_is_learned(pump: Pump) -> None:
+    loop = running(pump)
+    rows = pump.rows(LASTING, 10.0)
+    rows[::20, 2] = -9999.0
+    loop.feed(rows)
+    assert loop.trainings == ["regime"]
+    learned = loop.window.training_rows().rows
+    assert (learned[:, 0] > 6.0).sum() > 0.9 * LASTING
+    assert learned.min() > -20.0
+
+
+def test_calibration_sees_all_of_the_rows_that_were_let_in(pump: Pump) -> None:
+    loop = running(pump)
+    loop.feed(pump.rows(LASTING, 10.0))
+    training = loop.window.training_rows()
+    new = training.rows[:, 0] > 6.0
+    assert new.sum() > 0.98 * LASTING
+    assert len(new) == 2 * new.sum(), "as many of the former operating point"
+    assert new[-LASTING // 2 :].all(), "each at its place in time"
+    assert training.scored_share <= 0.5
+
+
+def test_the_window_keeps_as_many_rows_as_a_training_needs(pump: Pump) -> None:
+    loop = running(pump)
+    loop.triggers.min_rows = 3000
+    loop.feed(pump.rows(LASTING, 10.0))
+    assert loop.trainings == ["regime"]
+    assert len(loop.window) == 3000
+
+
+def test_with_hold_alarms_go_on_until_the_former_operating_point_is_back(
+    pump: Pump, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = running(pump, action="hold")
+    assert loop.feed(pump.rows(10 * LASTING, 10.0)).all()
+    assert loop.changes.regime.phase == Phase.HELD
+    assert sum("alarms go on" in record.getMessage() for record in caplog.records) == 1
+    loop.feed(pump.rows(3 * LASTING))
+    assert loop.changes.regime.phase == Phase.ORDINARY
+    assert loop.trainings == []
+
+
+def test_hold_can_be_changed_to_adapt_while_alarms_go_on(pump: Pump) -> None:
+    loop = running(pump, action="hold")
+    loop.feed(pump.rows(2 * LASTING, 10.0))
+    loop.changes.apply("none", "adapt")
+    loop.feed(pump.rows(2 * LASTING, 10.0))
+    assert loop.trainings == ["regime"]
+
+
+def test_after_a_training_that_failed_evidence_gathers_anew(pump: Pump) -> None:
+    loop = running(pump)
+    loop.fails = True
+    loop.feed(pump.rows(LASTING, 10.0))
+    loop.fails = False
+    assert loop.trainings == ["regime"]
+    assert loop.changes.regime.phase == Phase.ORDINARY
+    flagged = loop.feed(pump.rows(3 * LASTING, 10.0))
+    assert loop.trainings == ["regime", "regime"]
+    assert not flagged[-LASTING:].all()
+
+
+def test_drift_asks_for_no_training_while_the_rows_that_tell_are_not_in_the_window(pump: Pump) -> None:
+    loop = running(pump, action="hold", drift="adwin")
+    loop.feed(pump.rows(3000))
+    loop.feed(pump.rows(6000, 10.0))
+    assert loop.trainings == []
+
+
+def test_how_rows_are_cut_into_batches_moves_the_change_by_no_more_than_a_batch(pump: Pump) -> None:
+    rows = pump.rows(2000, 10.0)
+    for batch in (1, 7, 390):
+        loop = running(Pump(seed=1))
+        flagged = loop.feed(rows, batch)
+        assert LASTING <= flagged.argmin() <= LASTING + batch
+
+
+def test_missing_values_and_features_that_never_move_do_not_hide_a_new_operating_point() -> None:
+    rng = np.random.default_rng(0)
+    inliers, rows = rng.normal(size=(2, 600, 4))
+    inliers[:, 2], rows[:, 2] = 5.0, 7.0
+    inliers[:, 3] = rows[:, 3] = np.nan
+    rows[rng.random(600) < 0.2, 1] = np.nan
+    assert np.median(isolation(rows + 100.0, inliers)) < 1.0
+
+
+# Across a restart, and through the learner
+
+
+def restarted(loop: Loop) -> Loop:
+    """Another loop that was given what the first one left."""
+    again = Loop()
+    state = loop.window.state() | loop.changes.state()
+    again.window.restore(state)
+    again.changes.restore(state)
+    again.model, again.triggers.has_model = loop.model, True
+    return again
+
+
+def test_a_restart_in_the_middle_of_a_change_forgets_nothing(pump: Pump) -> None:
+    loop = running(pump)
+    loop.feed(pump.rows(LASTING // 2, 10.0))
+    again = restarted(loop)
+    flagged = again.feed(pump.rows(2000, 10.0))
+    assert again.trainings == ["regime"]
+    assert flagged[LASTING // 2 + 50 :].mean() < 0.05
+
+
+def test_a_restart_before_the_new_model_is_live_trains_it_again(pump: Pump) -> None:
+    loop = running(pump)
+    loop.triggers.min_interval_seconds = 1.0
+    loop.triggers.started(0.0, loop.window.seen)
+    loop.feed(pump.rows(LASTING, 10.0))
+    assert loop.changes.regime.phase == Phase.ADAPTING
+    again = restarted(loop)
+    again.feed(pump.rows(50, 10.0))
+    assert again.trainings == ["regime"]
+
+
+@pytest.fixture
+def learner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Makes learners of one registry; what they would train goes into a list."""
+
+    def make() -> tuple[Learner, list[Any]]:
+        settings = LearningSettings(
+            schema=RecordSchema(features=FEATURES),
+            false_alarm_rate=ALPHA,
+            min_rows=500,
+            window_rows=WINDOW,
+            every_rows=None,
+            every_seconds=None,
+            min_interval_seconds=0.0,
+            timeout_seconds=60.0,
+            drift="adwin",
+            on_regime_change="adapt",
+            reference="none",
+            rollback_after=5000,
+            device="cpu",
+            seed=0,
+            threads=1,
+        )
+        registry = ModelRegistry(str(tmp_path / "models"), keep=3)
+        registry.check_writable()
+        learner = Learner(settings, registry)
+        jobs: list[Any] = []
+        monkeypatch.setattr(learner.trainer, "start", lambda job, window: jobs.append((job, window)))
+        learner.restore()
+        learner.triggers.has_model = True
+        return learner, jobs
+
+    yield make
+
+
+def test_the_learner_trains_on_a_regime_change_and_remembers_it_across_a_restart(pump: Pump, learner: Any) -> None:
+    first, jobs = learner()
+    first.observe(pump.rows(2000), np.full(2000, 0.5), np.full((2000, 3), 0.1))
+    first.step()
+    assert jobs == [] and not first.regime_change
+    changes = first.observe(pump.rows(LASTING, 10.0), np.full(LASTING, 3.0), np.full((LASTING, 3), 9.0))
+    assert changes.regime == "adapt" and first.regime_change
+    first.step()
+    assert [job.trigger for job, _ in jobs] == ["regime"]
+    assert (jobs[0][1]["inliers.values"][:, 0] > 6.0).sum() > 0.9 * LASTING
+    first.close()
+    second, jobs = learner()
+    assert second.regime_change and second.window_rows == first.window_rows
+    second.step()
+    assert [job.trigger for job, _ in jobs] == ["regime"]
+
+
+# With a real detector
+
+
+def test_the_detector_flags_a_new_operating_point_until_it_has_learned_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    plant = Plant(seed=5, drift=False)
+    window = InlierWindow(8000, len(SENSORS), ALPHA)
+    triggers = Triggers(4000, None, None, 0.0)
+    changes = ChangeWatch("adwin", "adapt", SENSORS, window, triggers)
+
+    def train() -> Detector:
+        learned = window.training_rows()
+        detector = Detector(ALPHA, "cpu", recipe=SHORT).fit(
+            learned.rows,
+            flagged=learned.flagged,
+            flagged_place=learned.flagged_place,
+            truncated=learned.truncated(ALPHA),
+        )
+        triggers.has_model = True
+        changes.swapped()
+        return detector
+
+    def feed(rows: np.ndarray, detector: Detector) -> np.ndarray:
+        found = detector.judge(rows)
+        window.add(rows, found.score)
+        changes.observe(found.score, np.abs(rows - found.reconstruction) / detector.spread)
+        return found.score >= 1.0
+
+    before = plant.rows(5000).values
+    window.add(before, np.full(len(before), np.nan))
+    detector = train()
+    new_point = 4.0 * before.std(axis=0) * (np.arange(12) < 4)
+    assert feed(plant.rows(500).values, detector).mean() < 0.05
+    assert feed(plant.rows(820).values + new_point, detector).mean() > 0.97
+    assert triggers.due(0.0, window.seen, len(window)) == "regime"
+    changes.training_ended("regime", accepted=True)
+    detector = train()
+    assert feed(plant.rows(2000).values + new_point, detector).mean() < 0.04
+    assert feed(plant.rows(500).values, detector).mean() < 0.06
+    off = plant.rows(500).values + new_point
+    off[:, 7] += 6.0 * before[:, 7].std()
+    assert feed(off, detector).mean() > 0.9, "what is wrong there is still seen"
