@@ -113,7 +113,7 @@ class Loop:
             truncated=learned.truncated(self._alpha),
             judged=learned.scored_share > 0.5,
         )
-        verdict = gate.judge(detector, held_out, learned.rows, self.detector)
+        verdict = gate.judge(detector, held_out, learned.rows, self.detector, trigger != "regime")
         self.triggers.finished(good=True)
         self.changes.training_ended(trigger, verdict.accepted)
         if verdict.accepted:

@@ -174,6 +174,7 @@ def test_real_anomalies_do_not_stand_in_the_way_of_a_first_model(sound: Detector
     rows = plant(1000, 1)
     rows[200:260] *= 3.0
     assert gate.judge(sound, rows, LEARNED).accepted
+    assert gate.judge(sound, rows, LEARNED, sound, screened=False).accepted, "nor of one for a new operating point"
     assert "alert_rate" in gate.judge(sound, rows, LEARNED, sound).refusals
 
 

@@ -24,7 +24,7 @@ EVERY_BLOCK = 4
 just changed, the new model would have nothing of it to learn from."""
 
 REAL_ANOMALIES = 0.1
-"""Before the first model nothing keeps anomalies out of the window: so large a share may be flagged rightly."""
+"""Where no model has kept anomalies out of the window, so large a share may be flagged rightly."""
 COARSE = 0.1
 LEAST_COARSE = 0.2
 """A tenth of all inliers has a p-value up to a tenth. Where not twice as many outliers have, the threshold is too high.
@@ -78,9 +78,12 @@ def hold_out(training: TrainingRows) -> tuple[TrainingRows, Float64]:
     return learned, training.rows[held]
 
 
-def judge(detector: Detector, rows: Float64, learned: Float64, live: Detector | None = None) -> Verdict:
+def judge(
+    detector: Detector, rows: Float64, learned: Float64, live: Detector | None = None, screened: bool = True
+) -> Verdict:
     """Try a new model on recent inliers `rows` [n, d], beside the one that is `live` if there is one; from the rows
-    that it has `learned` [m, d] come values for synthetic outliers.
+    that it has `learned` [m, d] come values for synthetic outliers. `screened` tells whether a model took these
+    rows for inliers, unlike those of a new operating point.
 
     Refused (in brackets the name of the check): weights or scores that are not finite (finite), one and the same
     score for rows that differ (constant), a threshold that flags too many inliers or hardly any outlier (alert_rate),
@@ -100,7 +103,7 @@ def judge(detector: Detector, rows: Float64, learned: Float64, live: Detector | 
     if len(distinct_rows(rows)) > 1 and is_constant(detector, rows, score):
         verdict.refusals["constant"] = f"every row gets the same score, {score[0]:.3g}, however much rows differ"
         return verdict
-    _check_alert_rate(verdict, detector.false_alarm_rate, score, screened=live is not None)
+    _check_alert_rate(verdict, detector.false_alarm_rate, score, live is not None and screened)
     outliers = synthetic_outliers(rows, learned)
     if len(outliers):
         _check_outliers(verdict, detector, rows, score, outliers, live)
@@ -169,8 +172,9 @@ def distinct_rows(rows: Float64) -> NDArray[np.int64]:
 
 
 def most_alerts(n: int, alpha: float) -> int:
-    """How many of n inliers may be flagged: twice the budget, and five standard deviations of chance."""
-    return int(2.0 * alpha * n + 5.0 * (alpha * n) ** 0.5 + 1.0)
+    """How many of n inliers may be flagged: twice the budget, five standard deviations of chance, and three more,
+    since what is strange comes in episodes."""
+    return int(2.0 * alpha * n + 5.0 * (alpha * n) ** 0.5 + 3.0)
 
 
 def synthetic_outliers(rows: Float64, learned: Float64, seed: int = 0) -> Float64:

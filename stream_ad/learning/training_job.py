@@ -101,7 +101,8 @@ def run(folder: Path) -> Result:
         judged=learned.scored_share > 0.5,
         progress=end_with_parent,
     )
-    verdict = gate.judge(detector, held_out, learned.rows, live_detector(registry, job))
+    screened = job.trigger != "regime"
+    verdict = gate.judge(detector, held_out, learned.rows, live_detector(registry, job), screened)
     moved = reference.compare(
         registry, job.reference, job.fingerprint, training.rows, job.false_alarm_rate, detector.device.type
     )
