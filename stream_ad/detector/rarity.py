@@ -67,7 +67,8 @@ class ConditionalRarity(nn.Module):
 
     def bin_of(self, above: Tensor) -> Tensor:
         """Edges that values are above -> the number of each value's bin [g, n, members]."""
-        return above.reshape(self.groups, above.shape[1], -1, self.members).sum(dim=2).to(torch.int64)
+        by_edge = above.reshape(self.groups, above.shape[1], above.shape[2] // self.members, self.members)
+        return by_edge.sum(dim=2).to(torch.int64)
 
     def first_layer(self, a: Tensor, shown: Tensor, above: Tensor) -> Tensor:
         """A, what of it is shown (1 or 0) and the edges it is above, 0 where not shown, by groups -> what each group
@@ -79,7 +80,8 @@ class ConditionalRarity(nn.Module):
         with a little of their marginal [g, n, members]."""
         hidden = F.silu(first)
         hidden = hidden + F.silu(self.hidden(hidden))
-        logits = torch.bmm(hidden, self.to_bins).reshape(self.groups, own.shape[1], -1, self.members)
+        logits = torch.bmm(hidden, self.to_bins)
+        logits = logits.reshape(self.groups, own.shape[1], logits.shape[2] // self.members, self.members)
         weight = torch.exp(logits.clamp(-20.0, 20.0)) * self.marginal
         own = own[:, :, None]
         p = weight.gather(2, own) / weight.sum(dim=2, keepdim=True)
