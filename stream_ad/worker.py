@@ -17,6 +17,7 @@ from stream_ad.config import Config, ConfigError, ConfigWatcher, FileSource
 from stream_ad.detector import choose_device
 from stream_ad.episodes import Alerts, Records
 from stream_ad.learning import (
+    RECENT_ROWS,
     ColdStart,
     FollowOnly,
     Learner,
@@ -303,7 +304,10 @@ class Worker:
         for label, used in zip(labels, self._learner.take_labels(labels), strict=True):
             self.metrics.label_taken(label.kind, "used" if used else "unknown_record")
             if not used:
-                message = f"label is not used: {label}, which is none of the last rows; label rows sooner"
+                message = (
+                    f"label is not used: {label} is none of the last {RECENT_ROWS} flagged rows, nor of as many "
+                    "others, that this worker could learn from; label rows sooner, and name them as output records do"
+                )
                 self._once_per_minute.log(log, logging.WARNING, "label unknown", message)
 
     def _learn(self) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import feedback as benchmark
+from benchmarks.protocols import Protocol
 from stream_ad.config import Config
 from stream_ad.config.checks import check
 from stream_ad.detector import Detector, Recipe
@@ -248,7 +250,7 @@ def test_a_worker_takes_labels_from_a_file_that_grows_and_keeps_what_they_change
     assert taken("anomaly", "used") + taken("anomaly", "unknown_record") == 2, "the first came before its row, or after"
     assert (taken("normal", "used"), taken("unreadable", "invalid")) == (1, 1)
     assert "label must be normal or anomaly" in caplog.text
-    assert "which is none of the last rows" in caplog.text
+    assert "normal for row-99 is none of the last 20000 flagged rows" in caplog.text
     saved = ModelRegistry(str(tmp_path / "models"), 10).load_window()
     assert saved is not None, "kept at once: a crash loses no label"
     assert np.allclose(saved["anomalies.values"][-1], rows[3])
@@ -319,3 +321,39 @@ def test_rows_like_labelled_anomalies_stand_out_and_others_raise_no_more_alarms(
     again = Detector.restore(taught.description(), taught.tensors(), "cpu")
     assert np.array_equal(again.score(alike), taught.score(alike))
     assert np.allclose(taught.score_eager(alike), taught.score(alike))
+
+
+def test_the_benchmark_labels_the_highest_rows_and_some_others_with_the_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[tuple[np.ndarray, np.ndarray | None]] = []
+
+    class FirstColumn:
+        """A detector whose score is the first column."""
+
+        def __init__(self, **settings: object) -> None: ...
+
+        def fit(self, x: np.ndarray, anomalies: np.ndarray | None = None) -> FirstColumn:
+            fits.append((x, anomalies))
+            return self
+
+        def score(self, x: np.ndarray) -> np.ndarray:
+            return x[:, 0]
+
+    monkeypatch.setattr(benchmark, "Detector", FirstColumn)
+    number = np.arange(400.0)
+    anomalous = number >= 360
+    np.savez(tmp_path / "set.npz", train=np.zeros((50, 2)), test=np.stack([number, number], 1), test_labels=anomalous)
+    results = benchmark.measure(tmp_path / "set.npz", 0, Protocol(), [20, 1000])
+    (plain, none), (few, anomalies), (many, all_anomalies) = fits
+    assert (len(plain), none) == (50, None)
+    assert anomalies is not None
+    assert len(few) - 50 + len(anomalies) == 20
+    seen = np.random.default_rng(0).permutation(400)[:200]
+    assert set(np.sort(seen)[-10:]) <= set(anomalies[:, 0]), "the ten highest are anomalies, and labelled as such"
+    assert (anomalies[:, 0] >= 360).all()
+    assert few.max() < 360
+    assert all_anomalies is not None
+    assert len(many) - 50 + len(all_anomalies) == 200, "there are no more"
+    assert [result.figures["auroc"] for result in results] == [1.0, 1.0, 1.0]
+    assert "| set | 100.0 | +0.0 | +0.0 | 100.0 | +0.0 | +0.0 |" in benchmark.table(results, [20, 1000])

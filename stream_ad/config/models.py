@@ -137,7 +137,7 @@ class LabelsTopic(Section):
 
     type: Literal["kafka"] = "kafka"
     topic: str
-    """The topic, which must be there; read from its beginning at each start."""
+    """The topic, which must be there; read from its beginning at each start, as group GROUP-labels-..."""
 
 
 class LabelsFile(Section):
@@ -181,8 +181,9 @@ class Training(Section):
     cold_start: Literal["half_space_trees", "none"] = "half_space_trees"
     """What scores while there is no model yet."""
     labels: Annotated[LabelsTopic | LabelsFile, Field(discriminator="type")] | None = None
-    """Where labels of rows come from, if there are any: `{type: kafka, topic: NAME}`, a topic of the source's cluster,
-    or `{type: file, path: NAME.jsonl}`. See [labels](learning.md#labels)."""
+    """Where labels of rows come from, if there are any: `{type: kafka, topic: NAME}`, a topic of the source's cluster
+    (read in groups of the name GROUP-labels-...), or `{type: file, path: NAME.jsonl}`. See
+    [labels](learning.md#labels)."""
 
 
 class Alerts(Section):

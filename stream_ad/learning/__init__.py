@@ -4,7 +4,7 @@ from stream_ad.learning.adaptive import AdaptiveLevel
 from stream_ad.learning.cold_start import ColdStart
 from stream_ad.learning.cores import threads_each, usable_cores
 from stream_ad.learning.data_report import burst_left_out, suspicious_values, too_coarse_for_float32, unseen_hours
-from stream_ad.learning.feedback import read_labels
+from stream_ad.learning.feedback import RECENT_ROWS, read_labels
 from stream_ad.learning.follow_only import FollowOnly
 from stream_ad.learning.follower import LoadedModel
 from stream_ad.learning.learner import Learner
@@ -12,6 +12,7 @@ from stream_ad.learning.settings import LearningSettings
 from stream_ad.learning.trainer import Outcome
 
 __all__ = [
+    "RECENT_ROWS",
     "AdaptiveLevel",
     "ColdStart",
     "FollowOnly",
