@@ -183,6 +183,11 @@ def test_a_label_names_its_record_as_output_records_do(fields: dict[str, Any]) -
     assert read_label(json.dumps(fields | {"label": "normal"}).encode()) == Label("normal", ("plant", 3, 7), None)
 
 
+def test_the_record_of_an_episode_labels_its_highest_row() -> None:
+    episode = {"id": "plant-3-7", "status": "ended", "peak_id": "row-9", "source": {"topic": "plant", "partition": 3}}
+    assert read_label(json.dumps(episode | {"label": "normal"}).encode()) == Label("normal", None, "row-9")
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [

@@ -53,6 +53,9 @@ def read_label(value: bytes | None) -> Label:
         raise ValueError(f"an object is wanted, not {shown(value)}")
     if found.get("label") not in get_args(Kind):
         raise ValueError(f"label must be normal or anomaly: {shown(value)}")
+    if "peak_id" in found:
+        # The record of an episode: of its rows the highest.
+        found = {"label": found["label"], "id": found["peak_id"]}
     source = found["source"] if isinstance(found.get("source"), dict) else found
     topic, partition, offset = (source.get(name) for name in ("topic", "partition", "offset"))
     row_id = found.get("id")
