@@ -20,7 +20,9 @@ KSWIN_UNIT_ROWS = 256
 BASELINE_UNITS = 32
 """Units after a swap that say where each signal lies and how much it moves."""
 FALSE_DRIFT = 2e-3
-"""Chance of a false drift, shared out between the signals: they are tested for months."""
+"""ADWIN's delta, shared out between the signals, which are tested for months. In 3.3 million rows of stationary
+simulated plants, of twelve features, nothing was found with this delta, and 14 drifts with one of 0.1. A residual that
+doubles is found within about 2,000 rows, one that grows by half within 3,000 to 5,000."""
 
 
 @dataclass(frozen=True, slots=True)
