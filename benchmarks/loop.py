@@ -6,6 +6,7 @@ files and the clock. A training takes no time here, and the clock counts rows, o
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 
 from stream_ad.detector import Detector, Recipe
 from stream_ad.detector.temporal import TemporalContext
-from stream_ad.learning import ColdStart, gate
+from stream_ad.learning import AdaptiveLevel, ColdStart, LoadedModel, gate
 from stream_ad.learning.changes import ChangeWatch
+from stream_ad.learning.rollback import RollBack
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.window import InlierWindow
 
@@ -30,6 +32,7 @@ class Schedule:
     every_rows: int = 5000
     least_rows: int = 500
     """Between two trainings, whatever asks for them."""
+    rollback_after: int = 5000
     window_rows: int = 20_000
     batch: int = 256
 
@@ -43,6 +46,26 @@ class Training:
     trigger: str
     refusals: dict[str, str]
     """Why the gate refused the model, by its check; empty if it went live."""
+
+
+class Models:
+    """All models that were live, instead of the registry."""
+
+    def __init__(self) -> None:
+        self.by_version: dict[str, LoadedModel] = {}
+        self.live: LoadedModel | None = None
+
+    def add(self, detector: Detector) -> None:
+        """Make a new model live."""
+        version = f"{len(self.by_version):06d}"
+        self.live = self.by_version[version] = LoadedModel(version, 0.0, detector)
+
+    def publish(self, version: str, expected: str) -> bool:
+        self.live = self.by_version[version]
+        return True
+
+    def reject_rolled_back(self, version: str, reason: str) -> None:
+        """It is not live any more; there is no file to write that into."""
 
 
 class Loop:
@@ -65,7 +88,11 @@ class Loop:
         self.triggers = Triggers(schedule.first_rows, schedule.every_rows, None, float(schedule.least_rows))
         names = [f"feature_{i}" for i in range(n_features)]
         self.changes = ChangeWatch("adwin", "adapt", names, self.window, self.triggers)
-        self.detector: Detector | None = None
+        self.level = AdaptiveLevel(alpha)
+        self.models = Models()
+        self.roll_back = RollBack(self.models, schedule.rollback_after, alpha)
+        self.rolled_back: list[int] = []
+        """How many rows had been seen at each roll-back."""
         self.trainings: list[Training] = []
         self._cold_start = ColdStart(seed)
         self._alpha = alpha
@@ -77,19 +104,20 @@ class Loop:
         self.triggers.min_rows = min(self.triggers.min_rows, len(rows))
         self.window.add(self.context.extend(rows), np.full(len(rows), np.nan))
         self._train("first")
-        if self.detector is None:
+        if self.models.live is None:
             self._cold_start.score(rows)
 
     def step(self, rows: Float64) -> tuple[Float64, Bool]:
         """Scores [n] of rows [n, d] by the model that was live when they came, and which are alerts; then learn."""
         extended = self.context.extend(rows)
-        if self.detector is None:
+        if self.models.live is None:
             score, alert = self._cold_start.score(rows), np.zeros(len(rows), dtype=bool)
             self.window.add(extended, np.full(len(rows), np.nan))
         else:
-            score, residual = self._judge(self.detector, extended)
+            score, residual = self._judge(self.models.live.detector, extended)
             alert = score >= 1.0
             self.window.add(extended, score)
+            self._watch(extended, score)
             self.changes.observe(score, residual)
         trigger = self.triggers.due(float(self.window.seen), self.window.seen, len(self.window))
         if trigger is not None:
@@ -100,7 +128,26 @@ class Loop:
         """Scores [n], and how far each feature is from what was expected [n, d], in its spreads."""
         d = self.context.n_features
         found = detector.judge(extended)
-        return found.score, np.abs(extended[:, :d] - found.reconstruction[:, :d]) / detector.spread[:d]
+        score = found.score * np.log(self._alpha) / np.log(self.level.rate)
+        self.level.observe(found.p_value)
+        return score, np.abs(extended[:, :d] - found.reconstruction[:, :d]) / detector.spread[:d]
+
+    def _watch(self, extended: Float64, score: Float64) -> None:
+        """Put the model before back where the live one turns out worse on the stream."""
+        self.roll_back.observe(extended, score)
+        for thread in threading.enumerate():
+            if thread.name == "roll-back":
+                thread.join()  # in the worker scoring goes on meanwhile
+        if self.roll_back.rolled_back():
+            self.rolled_back.append(self.window.seen)
+            self._swapped()
+
+    def _swapped(self) -> None:
+        """Another model is live."""
+        assert self.models.live is not None
+        self.level.swapped()
+        self.roll_back.swapped(self.models.live)
+        self.changes.swapped()
 
     def _train(self, trigger: str) -> None:
         """Fit a model on the window; it is live at once if the gate lets it through."""
@@ -113,11 +160,12 @@ class Loop:
             truncated=learned.truncated(self._alpha),
             judged=learned.scored_share > 0.5,
         )
-        verdict = gate.judge(detector, held_out, learned.rows, self.detector, trigger != "regime")
+        live = None if self.models.live is None else self.models.live.detector
+        verdict = gate.judge(detector, held_out, learned.rows, live, trigger != "regime")
         self.triggers.finished(good=True)
         self.changes.training_ended(trigger, verdict.accepted)
         if verdict.accepted:
-            self.detector = detector
+            self.models.add(detector)
             self.triggers.has_model = True
-            self.changes.swapped()
+            self._swapped()
         self.trainings.append(Training(self.window.seen, trigger, verdict.refusals))
