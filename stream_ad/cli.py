@@ -218,17 +218,21 @@ def init(
 
 
 def try_connections(settings: Config) -> None:
-    """Open and close source and sink once, and look at the registry. Raises `TransportError`, `RegistryError`."""
+    """Open and close once what records and labels come from and go to, and look at the registry. Raises
+    `TransportError`, `RegistryError`."""
     from stream_ad.records import RecordSchema
-    from stream_ad.transports import make_sink, make_source
+    from stream_ad.transports import make_label_source, make_sink, make_source
 
     registry = open_registry(settings)
     if settings.role == "scorer":
         registry.live()
     else:
         registry.check_writable()
-    source = make_source(settings, RecordSchema(**settings.schema_.model_dump()))
-    for transport in (source,) if settings.role == "trainer" else (source, make_sink(settings)):
+    schema = RecordSchema(**settings.schema_.model_dump())
+    sink = None if settings.role == "trainer" else make_sink(settings)
+    for transport in (make_source(settings, schema), make_label_source(settings, schema), sink):
+        if transport is None:
+            continue
         try:
             transport.open()
         finally:

@@ -21,7 +21,7 @@ from stream_ad.learning.window import InlierWindow
 from stream_ad.records import NO_TIMESTAMP, Batch, RawBatch, RecordSchema
 from stream_ad.registry import ModelRegistry
 from stream_ad.simulation import SENSORS, Plant
-from stream_ad.transports import make_label_source
+from stream_ad.transports import ConfigurationError, make_label_source
 from stream_ad.transports.memory import MemorySink, MemorySource
 from stream_ad.worker import Worker
 from tests.conftest import Kafka
@@ -282,9 +282,13 @@ def test_labels_of_a_topic_are_read_from_the_beginning_by_every_worker(kafka: Ka
     topics = Topics()
     topics.create(kafka)
     name = f"{topics.input}.labels"
+    config = Config.model_validate(with_labels(kafka_config(kafka.bootstrap, topics, tmp_path), name))
+    missing = make_label_source(config, RecordSchema(list(SENSORS)))
+    assert missing is not None
+    with pytest.raises(ConfigurationError, match=r"training\.labels\.topic"):
+        missing.open()
     kafka.create_topic(name)
     kafka.produce(name, [b'{"id": "a", "label": "normal"}', b'{"id": "b", "label": "anomaly"}'])
-    config = Config.model_validate(with_labels(kafka_config(kafka.bootstrap, topics, tmp_path), name))
     for _ in range(2):
         source = make_label_source(config, RecordSchema(list(SENSORS)))
         assert source is not None

@@ -71,7 +71,7 @@ def make_label_source(settings: config.Config, schema: RecordSchema) -> Source |
     from stream_ad.transports.kafka_source import KafkaSource
 
     alone = {"topics": [labels.topic], "group": f"{settings.source.group}-labels-{uuid.uuid4()}", "start": "earliest"}
-    return KafkaSource(settings.source.model_copy(update=alone))
+    return KafkaSource(settings.source.model_copy(update=alone), key="training.labels.topic")
 
 
 def make_sink(settings: config.Config) -> Sink:

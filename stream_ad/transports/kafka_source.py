@@ -38,14 +38,17 @@ class KafkaSource:
     """Reads committed records of `settings.topics` and commits what has been dealt with.
 
     `Positions` says where reading begins. With `most_behind` records it is the newest ones that count: a longer
-    backlog is passed over. Not for use by several threads.
+    backlog is passed over. `key` is where the configuration names the topics. Not for use by several threads.
     """
 
     exhausted = False
     _positions: Positions
 
-    def __init__(self, settings: config.KafkaSource, most_behind: int | None = None) -> None:
+    def __init__(
+        self, settings: config.KafkaSource, most_behind: int | None = None, key: str = "source.topics"
+    ) -> None:
         self._settings = settings
+        self._key = key
         self._most_behind = most_behind
         self._consumer: Any = None
         self._network: Any = None
@@ -57,7 +60,7 @@ class KafkaSource:
         if self._consumer is not None:
             return
         settings = self._settings
-        probe(settings, "source", [("source.topics", topic) for topic in settings.topics])
+        probe(settings, "source", [(self._key, topic) for topic in settings.topics])
         try:
             self._consumer, self._network = make_client(
                 KafkaConsumer,
