@@ -99,6 +99,17 @@ def test_the_last_word_counts_and_saying_it_again_changes_nothing() -> None:
         assert (loop.inliers(), loop.anomalies()) == ([0, 1, 2], [])
 
 
+def test_a_labelled_anomaly_is_known_longer_than_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feedback, "RECENT_ROWS", 3)
+    loop = Loop()
+    loop.send([0.1, 0.1, 3.0])
+    loop.feedback.take([by_id("anomaly", 0), by_id("anomaly", 1), by_id("anomaly", 2)])
+    loop.send([0.1, 0.1, 0.1, 3.0])
+    labels = [by_id("anomaly", 4), by_id("normal", 1), by_id("normal", 6), by_id("normal", 2)]
+    assert loop.feedback.take(labels) == [True] * 4
+    assert (loop.inliers(), loop.quarantined(), loop.anomalies()) == ([1, 2, 3, 5, 6], [], [0, 4])
+
+
 def test_a_label_by_place_is_for_all_rows_of_the_record_unless_it_names_one() -> None:
     loop = Loop()
     loop.send([0.1] * 6, rows_per_record=3)
@@ -169,7 +180,7 @@ def test_ids_of_any_kind_survive_a_restart() -> None:
     loop.feedback._flagged.add(columns)
     again = feedback.RecentRows(10, WIDTH)
     again.restore("x", loop.feedback._flagged.state("x"))
-    assert again.ordered()["id"].tolist() == [10**30, "\ud800", "10"]
+    assert again.column("id").tolist() == [10**30, "\ud800", "10"]
 
 
 @pytest.mark.parametrize(

@@ -108,21 +108,27 @@ class RecentRows:
         self._end = (self._end + n) % self._capacity
         self._size = min(self._capacity, self._size + n)
 
-    def ordered(self) -> dict[str, NDArray[Any]]:
-        """Copies of all columns, oldest first."""
-        at = (self._end - self._size + np.arange(self._size)) % self._capacity
-        return {name: column[at] for name, column in self._columns.items()}
+    def column(self, name: str) -> NDArray[Any]:
+        """A copy of one column, oldest row first."""
+        return self._columns[name][self._at(np.arange(self._size))]
+
+    def rows(self, which: Int64) -> dict[str, NDArray[Any]]:
+        """Copies of all columns of some rows, by their places in `column`."""
+        return chosen(self._columns, self._at(which))
+
+    def _at(self, which: Int64) -> Int64:
+        at: Int64 = (self._end - self._size + which) % self._capacity
+        return at
 
     def remove(self, position: Int64) -> None:
         """Forget the rows at these positions."""
-        columns = self.ordered()
-        kept = ~np.isin(columns["position"], position)
+        kept = self.rows(np.flatnonzero(~np.isin(self.column("position"), position)))
         self._end = self._size = 0
-        self.add(chosen(columns, kept))
+        self.add(kept)
 
     def state(self, name: str) -> dict[str, NDArray[np.generic]]:
         """All of it as arrays for `restore`; texts as JSON, in bytes."""
-        columns = self.ordered()
+        columns = self.rows(np.arange(self._size))
         for text in ("topic", "id"):
             columns[text] = np.frombuffer(json.dumps(columns[text].tolist()).encode(), np.uint8)
         return {f"{name}.{column}": array for column, array in columns.items()}
@@ -144,6 +150,16 @@ def chosen(columns: Mapping[str, NDArray[Any]], rows: NDArray[Any]) -> dict[str,
     return {name: column[rows] for name, column in columns.items()}
 
 
+def rows_of(stores: Sequence[RecentRows], which: Int64) -> dict[str, NDArray[Any]]:
+    """Copies of some rows of several stores, by their places, ascending, in the stores one behind the other."""
+    starts = np.cumsum([0] + [len(store) for store in stores])
+    parts = [
+        store.rows(which[(which >= start) & (which < start + len(store))] - start)
+        for store, start in zip(stores, starts, strict=False)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 class Feedback:
     """Remembers rows, so that they can be labelled, and puts labels into effect.
 
@@ -162,7 +178,7 @@ class Feedback:
     @property
     def anomalies(self) -> Float64:
         """[k, width] rows that were labelled as anomalies."""
-        values: Float64 = self._anomalies.ordered()["values"]
+        values: Float64 = self._anomalies.column("values")
         return values
 
     def remember(self, batch: Batch, rows: Int64, values: Float64, score: Float64) -> None:
@@ -182,13 +198,14 @@ class Feedback:
 
     def take(self, labels: Sequence[Label]) -> list[bool]:
         """Put labels into effect; return for each whether its row is known."""
-        stores = [store.ordered() for store in (self._others, self._flagged, self._anomalies)]
-        known = {name: np.concatenate([store[name] for store in stores]) for name in stores[0]}
-        ids = known["id"].tolist()
-        places = zip(known["topic"].tolist(), known["partition"].tolist(), known["offset"].tolist(), strict=True)
+        stores = (self._others, self._flagged, self._anomalies)
+        ids, topics, partitions, offsets, positions = (
+            [item for store in stores for item in store.column(name).tolist()]
+            for name in ("id", "topic", "partition", "offset", "position")
+        )
         with_id = {row_id: i for i, row_id in enumerate(ids)}
         from_place: dict[Place, list[int]] = defaultdict(list)
-        for i, place in enumerate(places):
+        for i, place in enumerate(zip(topics, partitions, offsets, strict=True)):
             from_place[place].append(i)
         said: dict[int, tuple[int, bool]] = {}
         used = []
@@ -197,11 +214,12 @@ class Feedback:
                 rows = [i for i in from_place.get(label.place, ()) if label.id is None or ids[i] == label.id]
             else:
                 rows = [with_id[label.id]] if label.id in with_id else []
-            said |= {int(known["position"][i]): (i, label.kind == "normal") for i in rows}
+            # By position: a labelled anomaly is known twice.
+            said |= {positions[i]: (i, label.kind == "normal") for i in rows}
             used.append(bool(rows))
         if said:
-            which, normal = zip(*said.values(), strict=True)
-            self._apply(chosen(known, np.array(which)), np.array(normal))
+            which, normal = (np.array(each) for each in zip(*sorted(said.values()), strict=True))
+            self._apply(rows_of(stores, which), normal)
         return used
 
     def _apply(self, rows: Mapping[str, NDArray[Any]], normal: NDArray[np.bool_]) -> None:
