@@ -51,6 +51,14 @@ def test_the_first_accepted_model_of_the_schema_is_the_reference(registry: Model
     assert registry.reference("none", "f1") is None
 
 
+def test_the_first_one_that_has_seen_enough_is_better(registry: ModelRegistry) -> None:
+    early = registry.save(a_snapshot(report={"rows": 2000}))
+    assert registry.reference("first", "f1") == early
+    settled = registry.save(a_snapshot(report={"rows": 20_000}))
+    registry.save(a_snapshot(report={"rows": 20_000}))
+    assert registry.reference("first", "f1") == settled
+
+
 def test_it_is_never_pruned(registry: ModelRegistry) -> None:
     first = registry.save(a_snapshot())
     for _ in range(5):

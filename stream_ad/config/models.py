@@ -173,8 +173,9 @@ class Training(Section):
     """Rows over which a new model is compared with the one before it, if it flags too many of them: that one comes
     back if it would have flagged less than a third of them. Where the new one flags most rows a tenth will do."""
     reference: str = "first"
-    """The model that stays pinned, to see how far operation has moved away from it: the first one that was accepted,
-    none, or a version by its name (`stream-ad models list`)."""
+    """The model that stays pinned, to see how far operation has moved away from it: the first that was accepted and has
+    learned from 10,000 rows or more (until there is one, the first of all), none, or a version by its name
+    (`stream-ad models list`)."""
     sample: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Role trainer: share of the records that it looks at, drawn at random. With `schema.window` it reads all, since
     each is the past of others, and learns from this share."""

@@ -26,7 +26,7 @@ class Moved:
     reference_distance: float | None = None
     """Share of recent inliers that the reference flags, over the budget. About 1, or less: they are to it as its
     own time was. 10: what is normal to the live model gives ten times as many alarms by the reference.
-    At 1 / budget it flags every row."""
+    At 1 / budget it flags every row. What it has not seen, such as a season, counts as moved too."""
     reference_note: str = ""
     """Why there is no distance, where one was asked for."""
 

@@ -33,6 +33,8 @@ log = logging.getLogger("stream_ad.registry")
 
 WINDOW_FILE = "window.safetensors"
 WINDOW_SUM_FILE = f"{WINDOW_FILE}.sha256"
+SETTLED_ROWS = 10_000
+"""A model of fewer rows has seen too little of a day to be measured by: to it much of what is normal is strange."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,16 +161,17 @@ class ModelRegistry:
         return found
 
     def reference(self, wanted: str, schema_fingerprint: str) -> str | None:
-        """The version that `training.reference` means: `first`, the oldest accepted one of this schema, `none`, or
-        the one it names, there or not.
+        """The version that `training.reference` means: `first`, the oldest accepted one of this schema that learned
+        from SETTLED_ROWS or more, or else the oldest; `none`; or the one it names, there or not.
 
-        There is no record of which one is pinned: training never prunes the oldest, and should someone delete it,
-        the next one takes its place.
+        There is no record of which one is pinned: training never prunes it, and should someone delete it, the next
+        one takes its place.
         """
         if wanted != "first":
             return None if wanted == "none" else wanted
-        accepted = (s.version for s in self.list() if s.accepted and s.schema_fingerprint == schema_fingerprint)
-        return next(accepted, None)
+        accepted = [s for s in self.list() if s.accepted and s.schema_fingerprint == schema_fingerprint]
+        settled = [s for s in accepted if s.report.get("rows", 0) >= SETTLED_ROWS]
+        return next((s.version for s in settled + accepted), None)
 
     def rollback(self, version: str | None = None) -> str:
         """Make `version` live, or the accepted one before the live one. Raises `RegistryError`."""
