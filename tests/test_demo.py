@@ -17,6 +17,7 @@ from stream_ad.demo import running
 from stream_ad.demo.scoreboard import Scoreboard
 from stream_ad.demo.view import View, report
 from stream_ad.simulation import KINDS, SENSORS, PlantRows
+from tests.running import SHORT
 
 N = 400
 SPIKE, DRIFT = KINDS.index("spike"), KINDS.index("drift")
@@ -156,6 +157,7 @@ def test_the_workers_log_goes_into_the_view_and_back_to_its_place() -> None:
 
 def test_the_real_worker_finds_the_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "ROWS", 24_000)
+    monkeypatch.setattr("stream_ad.learning.learner.Recipe", lambda: SHORT)
     console = Console(file=io.StringIO(), width=100)
     path = tmp_path / "summary.json"
     assert running.run_demo(seed=0, fast=True, summary_path=path, console=console) == 0

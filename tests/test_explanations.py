@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,10 @@ from stream_ad.detector.temporal import TemporalContext
 
 Float64 = NDArray[np.float64]
 
-SHORT = Recipe(autoencoder_steps=100, rarity_steps=50, vae_steps=50, classifier_steps=80, synthetic_outliers=1000)
-TINY = Recipe(autoencoder_steps=30, rarity_steps=20, vae_steps=20, classifier_steps=20, synthetic_outliers=200)
+SHORT = Recipe(
+    autoencoder_steps=100, rarity_steps=50, vae_steps=50, classifier_steps=80, synthetic_outliers=500, cross_fit_below=0
+)
+TINY = replace(SHORT, autoencoder_steps=30, rarity_steps=20, vae_steps=20, classifier_steps=20)
 MIXING = np.array([[1.0, 0.8, -0.6, 0.0, 0.5, 1.2], [0.0, 0.5, 0.9, 1.0, -0.7, 0.3]])
 
 
@@ -31,7 +34,7 @@ def linear(n: int, seed: int) -> Float64:
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return Detector(0.01, "cpu", recipe=SHORT).fit(linear(4000, seed=0))
+    return Detector(0.01, "cpu", recipe=SHORT).fit(linear(1500, seed=0))
 
 
 # The detector's explanations
@@ -76,7 +79,7 @@ def test_where_many_features_are_off_all_of_them_are_blamed(detector: Detector) 
 
 def test_all_columns_that_tell_of_a_feature_are_tried_out_together() -> None:
     context = TemporalContext(6, 8)
-    detector = Detector(0.01, "cpu", recipe=SHORT).fit(context.extend(linear(4000, seed=0)))
+    detector = Detector(0.01, "cpu", recipe=SHORT).fit(context.extend(linear(1500, seed=0)))
     truth = linear(80, seed=5)
     faulty = truth.copy()
     faulty[20:, 1] += 8.0
