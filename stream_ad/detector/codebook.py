@@ -48,13 +48,18 @@ class CodeBook(nn.Module):
         adds to all alike. [n, k]"""
         return torch.cat([points, torch.ones_like(points[:, :1])], dim=1) @ self.table
 
+    def closest_by_group(self, points: Tensor) -> Tensor:
+        """The largest `closeness` of points [n, s] in each group of prototypes [n, g]."""
+        members = self.prototypes.shape[0] // self.groups
+        return self.closeness(points).reshape(points.shape[0], self.groups, members).amax(dim=2)
+
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """points [n, s] -> nearest distance [n], mean over groups of the nearest distance [n]."""
-        members = self.prototypes.shape[0] // self.groups
-        closest = [
-            self.closeness(part).reshape(part.shape[0], self.groups, members).amax(dim=2)
-            for part in points.split(self.at_once)
-        ]
-        squared = points.pow(2).sum(dim=1, keepdim=True) - 2.0 * torch.cat(closest)
+        if torch.compiler.is_compiling():
+            # torch.export takes no loop whose length depends on the batch.
+            closest = self.closest_by_group(points)
+        else:
+            closest = torch.cat([self.closest_by_group(part) for part in points.split(self.at_once)])
+        squared = points.pow(2).sum(dim=1, keepdim=True) - 2.0 * closest
         distance = squared.clamp(min=0.0).sqrt()
         return distance.amin(dim=1), distance.mean(dim=1)
