@@ -18,8 +18,8 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import get_args
 
@@ -33,7 +33,7 @@ from benchmarks.metrics import auroc, average_precision
 from benchmarks.protocols import How, Protocol, Split
 from benchmarks.results import OtherResults, Result, Results, markdown
 from benchmarks.running import Work, run
-from stream_ad.detector import Detector, Recipe
+from stream_ad.detector import Detector
 
 FIGURES = ("auroc", "average_precision", "anomalies_labelled")
 LABELS = (10, 100, 1000)
@@ -41,28 +41,45 @@ TOP_SHARE = 0.5
 """Of the labels that go to the rows with the highest scores."""
 
 
-def measure(
-    file: Path, seed: int, protocol: Protocol, labels: Sequence[int], recipe: Recipe | None = None
-) -> list[Result]:
-    """Fit without labels and with each number of them, and judge rows that nobody has labelled."""
+@dataclass(frozen=True, slots=True)
+class Unlabelled:
+    """A data set before anybody has labelled anything of it."""
+
+    split: Split
+    order: NDArray[np.int64]
+    """Rows of the test part that can be labelled, by the detector's scores, the highest first."""
+    judged: NDArray[np.int64]
+    """The other rows of the test part."""
+    detector: Detector
+
+
+@lru_cache(maxsize=1)
+def unlabelled(file: Path, seed: int, protocol: Protocol) -> Unlabelled:
+    split = protocol.split(file, seed)
+    drawn = np.random.default_rng(seed).permutation(len(split.test))
+    seen, judged = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
+    detector = Detector(device="cpu", seed=seed).fit(split.train)
+    order = seen[np.argsort(-detector.score(split.test[seen]), kind="stable")]
+    return Unlabelled(split, order, judged, detector)
+
+
+def measure(file: Path, seed: int, protocol: Protocol, count: int) -> list[Result]:
+    """Fit with so many labels, and judge rows that nobody has labelled."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        split = protocol.split(file, seed)
-        drawn = np.random.default_rng(seed).permutation(len(split.test))
-        seen, judged = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
-        plain = Detector(device="cpu", seed=seed, recipe=recipe).fit(split.train)
-        order = seen[np.argsort(-plain.score(split.test[seen]), kind="stable")]
-        results = [result(file, 0, seed, plain, split, judged, 0)]
-        for count in labels:
-            labelled = to_label(order, count, seed)
-            anomalies = split.test[labelled[split.labels[labelled]]]
+        start = unlabelled(file, seed, protocol)
+        split, detector = start.split, start.detector
+        labelled = to_label(start.order, count, seed)
+        anomalies = split.test[labelled[split.labels[labelled]]]
+        if count:
             normal = split.test[labelled[~split.labels[labelled]]]
             # Anywhere in the window, as they would be: together they would be a block of their own.
             places = np.random.default_rng(seed).integers(0, len(split.train) + 1, len(normal))
             rows = np.insert(split.train, places, normal, axis=0)
-            detector = Detector(device="cpu", seed=seed, recipe=recipe).fit(rows, anomalies=anomalies)
-            results.append(result(file, count, seed, detector, split, judged, len(anomalies)))
-    return results
+            detector = Detector(device="cpu", seed=seed).fit(rows, anomalies=anomalies)
+        truth, score = split.labels[start.judged], detector.score(split.test[start.judged])
+        values = (auroc(truth, score), average_precision(truth, score), float(len(anomalies)))
+    return [Result(file.stem, method(count), seed, dict(zip(FIGURES, values, strict=True)))]
 
 
 def to_label(order: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
@@ -70,14 +87,6 @@ def to_label(order: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int6
     top = order[: round(TOP_SHARE * count)]
     others = np.random.default_rng(seed).permutation(order[len(top) :])
     return np.concatenate([top, others[: count - len(top)]])
-
-
-def result(
-    file: Path, labels: int, seed: int, detector: Detector, split: Split, judged: NDArray[np.int64], anomalies: int
-) -> Result:
-    truth, score = split.labels[judged], detector.score(split.test[judged])
-    values = (auroc(truth, score), average_precision(truth, score), float(anomalies))
-    return Result(file.stem, method(labels), seed, dict(zip(FIGURES, values, strict=True)))
 
 
 def method(labels: int) -> str:
@@ -88,7 +97,8 @@ def table(rows: Sequence[Result], labels: Sequence[int]) -> str:
     """Mean over the seeds of each set, and over the sets: AUROC without labels, and what labels add."""
     columns = [method(count) for count in (0, *labels)]
     lines, every = [], []
-    for name in sorted({row.dataset for row in rows}):
+    complete = {row.dataset for row in rows if row.method == columns[-1]}
+    for name in sorted(complete):
         means = [
             np.mean(
                 [[row.figures[figure] for figure in FIGURES] for row in rows if (row.dataset, row.method) == key], 0
@@ -132,14 +142,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OtherResults as error:
         parser.error(str(error))
     work = [
-        Work(
-            method(max(options.labels)),
-            f"{file.stem}, seed {seed}",
-            partial(measure, file, seed, protocol, options.labels),
-        )
+        Work(method(count), f"{file.stem}, seed {seed}", partial(measure, file, seed, protocol, count))
         for file in files
         for seed in options.seeds
-        if (file.stem, method(max(options.labels)), seed) not in results
+        for count in (0, *options.labels)
+        if (file.stem, method(count), seed) not in results
     ]
     console = Console(stderr=True)
     troubles = run(work, results, console, options.jobs)

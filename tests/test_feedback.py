@@ -364,7 +364,9 @@ def test_the_benchmark_labels_the_highest_rows_and_some_others_with_the_truth(
     number = np.arange(400.0)
     anomalous = number >= 360
     np.savez(tmp_path / "set.npz", train=np.zeros((50, 2)), test=np.stack([number, number], 1), test_labels=anomalous)
-    results = benchmark.measure(tmp_path / "set.npz", 0, Protocol(), [20, 1000])
+    results = [
+        result for count in (0, 20, 1000) for result in benchmark.measure(tmp_path / "set.npz", 0, Protocol(), count)
+    ]
     (plain, none), (few, anomalies), (many, all_anomalies) = fits
     assert (len(plain), none) == (50, None)
     assert anomalies is not None
