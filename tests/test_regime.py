@@ -12,6 +12,7 @@ import pytest
 from scipy.spatial import KDTree
 
 from stream_ad.detector import Detector, Recipe
+from stream_ad.detector.fitting import BLOCKS, blocks_to_folds
 from stream_ad.learning import Learner, LearningSettings
 from stream_ad.learning.changes import ChangeWatch
 from stream_ad.learning.regime import Phase, isolation
@@ -369,6 +370,15 @@ def test_the_learner_trains_on_a_regime_change_and_remembers_it_across_a_restart
 
 
 # With a real detector
+
+
+@pytest.mark.parametrize("folds", [2, 3])
+def test_an_operating_point_that_fills_a_part_of_the_window_is_both_learned_and_held_out(folds: int) -> None:
+    for seed in range(20):
+        fold = blocks_to_folds(8400, folds, seed)
+        assert fold[-1] == 0
+        for part in fold.chunk(BLOCKS // folds):
+            assert set(part.tolist()) == set(range(folds))
 
 
 def test_the_detector_flags_a_new_operating_point_until_it_has_learned_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,7 @@ from stream_ad.detector.hierarchical import LIKENESS, NOVELTY, WEIGHTS, Hierarch
 from stream_ad.detector.outskirts import select_outskirts
 from stream_ad.detector.rarity import BINS
 from stream_ad.detector.recipe import Recipe
-from stream_ad.detector.screening import find_bursts
+from stream_ad.detector.screening import FEWEST_ROWS, find_bursts
 from stream_ad.detector.synthesis import Synthesiser
 
 LEAST_ROWS = 8
@@ -85,6 +85,8 @@ def fit_hierarchical_detector(
 
 def bursts_in(x: Tensor, recipe: Recipe, seed: int) -> Tensor:
     """Rows [n] of the window x [n, d] that should not be learned from: see `screening.find_bursts`."""
+    if x.shape[0] < FEWEST_ROWS:
+        return torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         describing = HierarchicalDetector(x.shape[1], GROUPS, recipe).to(x.device)
         v = fit_descriptors(describing, x)
@@ -137,14 +139,15 @@ def blocks_to_folds(n: int, folds: int, seed: int) -> Tensor:
 
     Neighbours in time are near copies, so single rows drawn at random would make every model look better than
     the next hour will. Blocks from all over the window, because a single recent one sees one time of the day;
-    at random, because equally spaced ones would fall into step with the day. The last block is in fold 0.
+    at random, because equally spaced ones would fall into step with the day; each fold once in every few blocks,
+    because an operating point that fills these must be both learned and held out. The last block is in fold 0.
     """
-    blocks = max(folds, min(BLOCKS, n // 4))
-    dealt = torch.arange(blocks) % folds
-    dealt = dealt[torch.randperm(blocks, generator=torch.Generator().manual_seed(seed))]
-    first = int(torch.nonzero(dealt == 0)[0])
-    dealt[first], dealt[-1] = dealt[-1].clone(), 0
-    return dealt[torch.arange(n) * blocks // n]
+    generator = torch.Generator().manual_seed(seed)
+    rounds = max(1, min(BLOCKS, n // 4) // folds)
+    dealt = torch.cat([torch.randperm(folds, generator=generator) for _ in range(rounds)])
+    last = dealt[-folds:]
+    last[last == 0], last[-1] = last[-1].clone(), 0
+    return dealt[torch.arange(n) * len(dealt) // n]
 
 
 def held_out(
