@@ -1,43 +1,101 @@
-"""What the flagged rows tell of a distribution that was cut off at the threshold."""
+"""How many of the rows around the threshold are inliers: by how p-values fall off there."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 
-MILD = 1.5
-"""Only flagged rows with a score below this help to calibrate the next model: an inlier goes further with
-probability alpha^1.5 alone, a real fault mostly does."""
-NEAR = 1.25
+BODY = 5.0
+"""Rows with a p-value of up to so many times the budget take part: nearly all of those above it are inliers."""
 FAR = 2.0
-"""Flagged rows up to NEAR are inliers and anomalies, those from NEAR to FAR nearly all anomalies."""
-PRIOR_SPREAD = 0.3
-"""How far, relatively, the number of flagged inliers is expected to be from the budget."""
+"""No inlier is expected with a score above this: one goes there with probability alpha^2."""
+PRIOR_ROWS = 20.0
+"""That the calibration is right counts as much as so many rows."""
+FLATTEST, STEEPEST = 0.4, 2.0
+BODY_BINS, TAIL_BINS = 10, 30
+STEPS = 50
 
 
-def inlier_probability(score: Float64, unflagged: int, alpha: float) -> Float64:
-    """How likely each flagged row is an inlier, from its score [k] >= 1 and the number of unflagged rows. [k]
+@dataclass(frozen=True, slots=True)
+class FallOff:
+    """Inliers and anomalies around the threshold, by depth = log(alpha / p): 0 at the budget, growing with strangeness.
 
-    The p-values of inliers are uniform, so their scores fall off as alpha^score; those of anomalies spread out.
-    What lies between NEAR and FAR tells how many anomalies there are to a unit of score, and what is more
-    than that below NEAR is inliers. Counting all flagged rows in would let anomalies lift the threshold over
-    themselves, counting none would lower it by each retrain. The estimate is drawn towards the budget, which is
-    what it should be, as far as few rows make it uncertain.
+    Of a calibrated model alpha * n * exp(-depth) inliers lie at a unit of depth: below the budget that form is kept,
+    beyond it they may fall off at another slope. Anomalies spread evenly.
     """
-    near = 1.0 - alpha ** (NEAR - 1.0)
-    far = alpha ** (NEAR - 1.0) - alpha ** (FAR - 1.0)
-    ratio = (NEAR - 1.0) / (FAR - NEAR)
-    count_near = float((score < NEAR).sum())
-    count_far = float(((score >= NEAR) & (score < FAR)).sum())
-    gain = near - ratio * far
-    estimate = (count_near - ratio * count_far) / gain
-    variance = (count_near + ratio**2 * count_far + 1.0) / gain**2
-    budget = alpha * unflagged / (1.0 - alpha)
-    prior_variance = (PRIOR_SPREAD * budget) ** 2 + 1e-9
-    inliers = max(0.0, (estimate / variance + budget / prior_variance) / (1.0 / variance + 1.0 / prior_variance))
-    anomalies_by_score = max(0.0, count_far - far * inliers) / (FAR - NEAR)
-    inliers_by_score = inliers * -np.log(alpha) * alpha ** (score - 1.0)
-    probability: Float64 = inliers_by_score / (inliers_by_score + anomalies_by_score + 1e-12)
-    return np.where(score < MILD, probability, 0.0)
+
+    expected: float
+    """Inliers beyond the budget if the calibration is right: alpha * n."""
+    density: float
+    """Inliers to a unit of depth at the budget, over `expected`."""
+    slope: float
+    """Of log density beyond the budget."""
+    anomalies: float
+    """To a unit of depth."""
+
+    def inlier_probability(self, depth: Float64) -> Float64:
+        """How likely rows at these depths [n] are inliers."""
+        inliers = inliers_at(depth, self.expected, self.density, self.slope)
+        probability: Float64 = inliers / (inliers + self.anomalies + 1e-12)
+        return probability
+
+    def depth_of_budget(self) -> float:
+        """The depth beyond which as many inliers lie as the budget allows."""
+        ratio = self.density / self.slope
+        if ratio > 1.0:
+            return math.log(ratio) / self.slope
+        return -math.log1p((1.0 - ratio) / self.density)
+
+
+def bins(alpha: float) -> Float64:
+    """Edges of the bins of depth that `fall_off` wants counts for: a score of 1 is at 0, one of `FAR` at the end."""
+    body = math.log(min(BODY, 0.5 / alpha))
+    end = -(FAR - 1.0) * math.log(alpha)
+    return np.append(np.linspace(-body, 0.0, BODY_BINS, endpoint=False), np.linspace(0.0, end, TAIL_BINS + 1))
+
+
+def fall_off(counts: Float64, n: float, alpha: float) -> FallOff:
+    """Estimate from the rows in each bin of depth, of n rows in all, by expectation maximisation.
+
+    All flagged rows cannot be inliers, or anomalies would lift the threshold over themselves, and not none, or each
+    retrain would lower it. That inliers get rarer with depth and anomalies do not tells them apart; that the density
+    goes on through the threshold, where most rows are inliers, tells how many there are; the slope (as by Hill 1975)
+    how far they reach. Few rows leave it at what the calibration promised.
+    """
+    edges = bins(alpha)
+    depth = 0.5 * (edges[1:] + edges[:-1])
+    tail = np.maximum(depth, 0.0)
+    expected = alpha * n
+    density, slope = 1.0, 1.0
+    deepest = depth > 2.0 / 3.0 * edges[-1]
+    anomalies = float(counts[deepest].sum()) / (edges[-1] / 3.0)
+    for _ in range(STEPS):
+        inliers = inliers_at(depth, expected, density, slope)
+        inliers = counts * inliers / (inliers + anomalies + 1e-12)
+        anomalies = float((counts - inliers).sum()) / (edges[-1] - edges[0])
+        reach = math.expm1(-edges[0]) + 1.0 / slope
+        density = (float(inliers.sum()) + PRIOR_ROWS) / (expected * reach + PRIOR_ROWS)
+        slope = math.sqrt((density * expected + PRIOR_ROWS) / (float(inliers @ tail) + PRIOR_ROWS))
+        slope = min(STEEPEST, max(FLATTEST, slope))
+    return FallOff(expected, density, slope, anomalies)
+
+
+def inliers_at(depth: Float64, expected: float, density: float, slope: float) -> Float64:
+    """Inliers to a unit of depth [n]."""
+    return expected * density * np.exp(-np.where(depth > 0.0, slope, 1.0) * depth)
+
+
+def inlier_probability(score: Float64, alpha: float) -> Float64:
+    """How likely each of the rows with these scores [n] under the budget alpha is an inlier. [n]
+
+    1 in the body, 0 above `FAR`.
+    """
+    depth = (1.0 - score) * math.log(alpha)
+    edges = bins(alpha)
+    found = fall_off(np.histogram(depth, edges)[0].astype(np.float64), len(score), alpha)
+    return np.where(depth < edges[0], 1.0, np.where(score < FAR, found.inlier_probability(depth), 0.0))

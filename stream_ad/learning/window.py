@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ad.learning.truncation import MILD, inlier_probability
+from stream_ad.learning.truncation import FAR, inlier_probability
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -30,7 +30,7 @@ class TrainingRows:
 
     def truncated(self, alpha: float) -> float:
         """Share of the inliers that were flagged too strongly to be here."""
-        return float(alpha**MILD) * self.scored_share
+        return float(alpha**FAR) * self.scored_share
 
 
 class Ring:
@@ -149,11 +149,15 @@ class InlierWindow:
         flagged, flagged_position, flagged_score = self.quarantine.ordered()
         recent = flagged_position >= (position[0] if len(position) else 0)
         scored = np.isfinite(score)
-        probability = inlier_probability(flagged_score[recent], int(scored.sum()), self._alpha)
-        kept = np.random.default_rng(seed).random(len(probability)) < probability
-        place = np.searchsorted(position, flagged_position[recent][kept])
         share = float(scored.mean()) if len(score) else 0.0
-        return TrainingRows(rows, flagged[recent][kept], place.astype(np.int64), share)
+        all_scores = np.concatenate([score[scored], flagged_score[recent]])
+        probability = inlier_probability(all_scores, self._alpha)
+        drawn = np.random.default_rng(seed).random(len(probability)) < probability
+        kept = np.ones(len(rows), dtype=bool)
+        kept[scored] = drawn[: scored.sum()]
+        extra = drawn[scored.sum() :]
+        place = np.searchsorted(position[kept], flagged_position[recent][extra])
+        return TrainingRows(rows[kept], flagged[recent][extra], place.astype(np.int64), share)
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """All of it as arrays, for `restore`."""
