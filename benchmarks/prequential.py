@@ -93,6 +93,8 @@ class Written(Results):
     def __init__(self, json_file: Path | None, out: Path | None, settings: dict[str, Any]) -> None:
         super().__init__(out, FIGURES, settings)
         self._json_file = json_file
+        if json_file is not None:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, result: Result) -> None:
         super().add(result)
@@ -187,10 +189,12 @@ def tables(results: Sequence[Result]) -> str:
     """The means of each method over the streams that all of them have, and AUROC and delay by stream."""
     methods = [name for name in METHODS if any(row.method == name for row in results)]
     by_method = {name: by_stream(results, name) for name in methods}
-    common = [
-        name for name in dict.fromkeys(row.dataset for row in results) if all(name in by_method[m] for m in methods)
-    ]
-    return "\n\n".join([overall(by_method, common), *(one_figure(by_method, common, *column) for column in COLUMNS)])
+    streams = dict.fromkeys(row.dataset for row in results)
+    common = [stream for stream in streams if all(stream in figures for figures in by_method.values())]
+    if not common:
+        return "No stream has been run by all methods yet."
+    by_figure = (one_figure(by_method, common, *column) for column in COLUMNS)
+    return "\n\n".join([overall(by_method, common), *filter(None, by_figure)])
 
 
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -215,14 +219,8 @@ def by_stream(results: Sequence[Result], method: str) -> dict[str, dict[str, flo
 
 
 def overall(by_method: dict[str, dict[str, dict[str, float]]], streams: Sequence[str]) -> str:
-    header = [
-        f"{len(streams)} streams",
-        "AUROC",
-        "average precision",
-        "alerts / budget",
-        "delay",
-        "delay at equal alerts",
-    ]
+    title = f"{len(streams)} stream{'s' if len(streams) > 1 else ''}"
+    header = [title, "AUROC", "average precision", "alerts / budget", "delay", "delay at equal alerts"]
     header += ["recall", "rows / s"]
     lines = []
     for method, figures in by_method.items():

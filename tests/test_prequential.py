@@ -336,6 +336,18 @@ def test_json_holds_the_mean_over_seeds() -> None:
     assert [one["auroc"] for one in prequential.as_objects(results)] == [0.75]
 
 
+def test_tables_compare_on_streams_that_all_methods_have() -> None:
+    def result(stream: str, method: str, auroc: float) -> Result:
+        return Result(stream, method, 0, dict.fromkeys(prequential.FIGURES, 0.5) | {"auroc": auroc})
+
+    ours = [result("a", OURS, 0.9), result("b", OURS, 0.1)]
+    assert "all methods yet" in prequential.tables([*ours, result("c", "IForest", 0.8)])
+    text = prequential.tables([*ours, result("a", "IForest", 0.8)])
+    assert "| 1 stream |" in text
+    assert "| stream_ad | 90.0 |" in text
+    assert "| b |" not in text
+
+
 def test_a_stream_that_cannot_be_judged_is_named_and_no_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
