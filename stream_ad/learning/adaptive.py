@@ -44,14 +44,15 @@ class AdaptiveLevel:
 
     def observe(self, p_value: Float64) -> None:
         """Learn from the conformal p-values [n] of a batch, after it was judged."""
-        self._counts += np.histogram(math.log(self.budget) - np.log(p_value), self._edges)[0]
-        self._rows += len(p_value)
+        depth = math.log(self.budget) - np.log(p_value)
+        self._counts += np.histogram(depth, self._edges)[0]
+        self._rows += int((depth < self._edges[-1]).sum())
         self._fresh += len(p_value)
         if self._fresh < ROWS_A_STEP:
             return
         self._fresh = 0
         found = fall_off(self._counts, self._rows, self.budget)
         self.rate = self.budget * min(BOUND, max(1.0 / BOUND, math.exp(-found.depth_of_budget())))
-        kept = min(1.0, MEMORY / self.budget / self._rows)
+        kept = min(1.0, MEMORY / self.budget / max(1.0, self._rows))
         self._counts *= kept
         self._rows *= kept

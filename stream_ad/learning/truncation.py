@@ -60,7 +60,7 @@ def bins(alpha: float) -> Float64:
 
 
 def fall_off(counts: Float64, n: float, alpha: float) -> FallOff:
-    """Estimate from the rows in each bin of depth, of n rows in all, by expectation maximisation.
+    """Estimate from the rows in each bin of depth, of n rows up to the last bin, by expectation maximisation.
 
     All flagged rows cannot be inliers, or anomalies would lift the threshold over themselves, and not none, or each
     retrain would lower it. That inliers get rarer with depth and anomalies do not tells them apart; that the density
@@ -97,5 +97,5 @@ def inlier_probability(score: Float64, alpha: float) -> Float64:
     """
     depth = (1.0 - score) * math.log(alpha)
     edges = bins(alpha)
-    found = fall_off(np.histogram(depth, edges)[0].astype(np.float64), len(score), alpha)
+    found = fall_off(np.histogram(depth, edges)[0].astype(np.float64), int((depth < edges[-1]).sum()), alpha)
     return np.where(depth < edges[0], 1.0, np.where(score < FAR, found.inlier_probability(depth), 0.0))
