@@ -8,6 +8,7 @@ from torch import Tensor
 from stream_ad.detector.descriptors import normal_score
 
 FEWEST_ROWS = 200
+"""In smaller windows nothing can be said of stretches."""
 BLOCKS = 8
 ROWS_OF_EACH = 128
 EXPECTED = 0.5
@@ -29,8 +30,6 @@ def find_bursts(position: Tensor, generator: torch.Generator) -> Tensor:
     """
     n = position.shape[0]
     burst = torch.zeros(n, dtype=torch.bool, device=position.device)
-    if n < FEWEST_ROWS:
-        return burst
     strangeness = strangeness_to_other_blocks(position, generator)
     needed = (math.log(n) + CERTAINTY) / (2.0 * EXPECTED) * correlation_length(strangeness)
     steps = strangeness - EXPECTED
