@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from scipy.spatial import KDTree
 
+from stream_ad.config import Config
 from stream_ad.detector import Detector, Recipe
+from stream_ad.detector.detector import Findings
 from stream_ad.detector.fitting import BLOCKS, blocks_to_folds
-from stream_ad.learning import Learner, LearningSettings
+from stream_ad.learning import Learner, LearningSettings, LoadedModel
 from stream_ad.learning.changes import ChangeWatch
 from stream_ad.learning.regime import Phase, isolation
 from stream_ad.learning.triggers import Triggers
@@ -21,6 +23,9 @@ from stream_ad.learning.window import InlierWindow
 from stream_ad.records import RecordSchema
 from stream_ad.registry import ModelRegistry
 from stream_ad.simulation import SENSORS, Plant
+from stream_ad.transports.memory import MemorySink, MemorySource
+from stream_ad.worker import Worker
+from tests.running import plant_json
 
 ALPHA = 0.01
 WINDOW = 4000
@@ -57,6 +62,22 @@ class Nearest:
         """Scores [n] and residuals [n, 3] of rows [n, 3]."""
         distance, nearest = self._tree.query(rows)
         return distance / self._threshold, np.abs(rows - self._tree.data[nearest])
+
+
+class Ranges:
+    """A stand-in for a detector: rows are normal within five spreads of the middle."""
+
+    false_alarm_rate = ALPHA
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self._middle, self.spread = rows.mean(axis=0), rows.std(axis=0)
+
+    def judge(self, rows: np.ndarray) -> Findings:
+        score = np.abs((rows - self._middle) / self.spread).max(axis=1) / 5.0
+        return Findings(score, ALPHA**score, np.tile(self._middle, (len(rows), 1)))
+
+    def explain(self, rows: np.ndarray, _: int) -> tuple[np.ndarray, np.ndarray]:
+        return rows, np.full(rows.shape, 1.0 / rows.shape[1])
 
 
 class Loop:
@@ -285,7 +306,7 @@ def test_missing_values_and_features_that_never_move_do_not_hide_a_new_operating
     assert np.median(isolation(rows + 100.0, inliers)) < 1.0
 
 
-# Across a restart, and through the learner
+# Across a restart, through the learner and the worker
 
 
 def restarted(loop: Loop) -> Loop:
@@ -367,6 +388,38 @@ def test_the_learner_trains_on_a_regime_change_and_remembers_it_across_a_restart
     assert second.regime_change and second.window_rows == first.window_rows
     second.step()
     assert [job.trigger for job, _ in jobs] == ["regime"]
+
+
+def test_the_worker_counts_what_was_found_and_shows_that_a_change_lasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config: dict[str, Any] = {
+        "source": {"type": "memory"},
+        "sink": {"type": "memory"},
+        "schema": {"features": list(SENSORS)},
+        "training": {"every_rows": None, "every_seconds": None, "window_rows": 2000, "min_interval_seconds": 0},
+        "registry": {"path": str(tmp_path / "models")},
+        "monitoring": {"host": "127.0.0.1", "port": 0},
+    }
+    source = MemorySource()
+    worker = Worker(Config.model_validate(config), source=source, sink=MemorySink())
+    jobs: list[Any] = []
+    monkeypatch.setattr(worker._learner.trainer, "start", lambda job, window: jobs.append(job))
+    monkeypatch.setattr("stream_ad.worker.STATISTICS_SECONDS", 0.0)
+    rows = Plant(seed=0, drift=False).rows(6000).values
+    rows[3500:, :4] += 8.0 * rows.std(axis=0)[:4]
+    worker._scorer.swap(LoadedModel("ranges", 0.0, Ranges(rows[:3500])))  # type: ignore[arg-type]  # as a detector
+    worker._learner.triggers.has_model = True
+    source.append(plant_json(rows))
+    source.close_input()
+    assert worker.run() == 0
+    value = worker.metrics.registry.get_sample_value
+    assert value("stream_ad_regime_changes_total", {"action": "adapt"}) == 1.0
+    assert value("stream_ad_regime_change") == 1.0
+    assert value("stream_ad_drift_total", {"signal": "flagged", "feature": ""}) == 1.0
+    assert value("stream_ad_quarantine_rows") == 400.0
+    assert [job.trigger for job in jobs] == ["regime"]
+    assert any("drift in the share of flagged rows" in record.getMessage() for record in caplog.records)
 
 
 # With a real detector

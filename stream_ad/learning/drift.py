@@ -35,7 +35,9 @@ class Drift:
     """The feature whose residual it is; empty for the other signals."""
 
     def __str__(self) -> str:
-        return f"residual of {self.feature}" if self.feature else self.signal
+        """In words, for the log."""
+        names = {"score": "score of unflagged rows", "flagged": "share of flagged rows"}
+        return names.get(self.signal, f"residual of {self.feature}")
 
 
 class DriftWatch:
