@@ -9,7 +9,13 @@ from stream_ad.detector import Detector, Recipe
 from stream_ad.detector.screening import find_bursts, largest_sum
 
 BRIEF = Recipe(
-    autoencoder_steps=30, rarity_steps=30, vae_steps=30, classifier_steps=30, synthetic_outliers=200, prototypes=64
+    autoencoder_steps=30,
+    rarity_steps=30,
+    vae_steps=30,
+    classifier_steps=30,
+    synthetic_outliers=200,
+    prototypes=64,
+    cross_fit_below=100,
 )
 
 
@@ -56,16 +62,15 @@ def test_the_largest_sum_is_that_of_one_stretch() -> None:
     assert largest_sum(steps) == (1, 4, 3.5)
 
 
-def test_a_first_window_is_learned_without_its_burst_and_a_judged_one_with_all_rows() -> None:
+def test_a_first_window_is_learned_without_its_burst_and_then_flags_what_was_in_it() -> None:
     x = noise(1500)
     x[700:740] = 4.0 + 0.1 * noise(40)
     first = Detector(0.01, "cpu", recipe=BRIEF).fit(x)
     assert set(range(705, 735)) <= set(first.left_out.tolist()) <= set(range(690, 750))
+    assert (first.score(4.0 + 0.1 * noise(20)) >= 1.0).all()
+
+
+def test_a_window_that_a_model_has_judged_is_learned_with_all_rows() -> None:
+    x = noise(400)
+    x[200:220] = 4.0 + 0.1 * noise(20)
     assert len(Detector(0.01, "cpu", recipe=BRIEF).fit(x, judged=True).left_out) == 0
-
-
-def test_the_anomalies_of_a_burst_are_flagged_by_the_model_that_had_it_in_its_window() -> None:
-    x = noise(1500)
-    x[700:740] = 4.0 + 0.1 * noise(40)
-    detector = Detector(0.01, "cpu", recipe=BRIEF).fit(x)
-    assert (detector.score(4.0 + 0.1 * noise(20)) >= 1.0).all()
