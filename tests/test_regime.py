@@ -76,6 +76,9 @@ class Ranges:
         score = np.abs((rows - self._middle) / self.spread).max(axis=1) / 5.0
         return Findings(score, ALPHA**score, np.tile(self._middle, (len(rows), 1)))
 
+    def score(self, rows: np.ndarray) -> np.ndarray:
+        return self.judge(rows).score
+
     def explain(self, rows: np.ndarray, _: int) -> tuple[np.ndarray, np.ndarray]:
         return rows, np.full(rows.shape, 1.0 / rows.shape[1])
 
@@ -388,6 +391,23 @@ def test_the_learner_trains_on_a_regime_change_and_remembers_it_across_a_restart
     assert second.regime_change and second.window_rows == first.window_rows
     second.step()
     assert [job.trigger for job, _ in jobs] == ["regime"]
+
+
+def test_after_a_roll_back_what_the_earlier_model_flags_leaves_the_window(
+    pump: Pump, learner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operating point that was learned and is a fault after all must not be learned once more."""
+    loop, _ = learner()
+    rows = np.concatenate([pump.rows(1000), pump.rows(300, 20.0)])
+    loop.observe(rows, np.full(1300, 0.5), np.full((1300, 3), 0.1))
+    models = [LoadedModel("2", 0.0, Ranges(rows)), LoadedModel("1", 0.0, Ranges(rows[:1000]))]  # type: ignore[arg-type]  # as detectors
+    monkeypatch.setattr(loop.follower, "next_model", lambda now: models.pop(0))
+    loop.step()
+    assert loop.window_rows == 1300
+    loop.step()
+    assert loop.window_rows == 1000
+    assert loop.window.training_rows().rows.max() < 10.0
+    assert loop.quarantine_rows == 300
 
 
 def test_the_worker_counts_what_was_found_and_shows_that_a_change_lasts(

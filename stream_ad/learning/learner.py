@@ -51,6 +51,7 @@ class Learner:
         self._registry = registry
         self._recipe = recipe or Recipe()
         self._requested: str | None = None
+        self._live_version = ""
 
     @property
     def window_rows(self) -> int:
@@ -112,6 +113,7 @@ class Learner:
             log.info("the window of the last run is back", extra={"rows": len(self.window)})
         if model is not None:
             self.roll_back.swapped(model)
+            self._live_version = model.version
             self.triggers.has_model = True
             self.triggers.rows_at_start = self.window.seen
             self.triggers.last_started = time.monotonic()
@@ -162,12 +164,25 @@ class Learner:
             self.roll_back.swapped(model)
             self.triggers.has_model = True
             self.changes.swapped()
+            self._swapped(model)
         if not self.trainer.running:
             trigger = self._requested or self.triggers.due(now, self.window.seen, len(self.window))
             if trigger is not None:
                 self._requested = None
                 self._start(trigger, now)
         return outcome, model
+
+    def _swapped(self, model: LoadedModel) -> None:
+        """After a roll-back, drop from the window what only the model that was taken back found normal: the next
+        training would learn it once more."""
+        back, self._live_version = model.version < self._live_version, model.version
+        if back and len(self.window):
+            before = len(self.window)
+            self.window.judge_anew(model.detector.score(self.window.inliers.ordered()[0]))
+            log.info(
+                "an earlier model is live again: what it flags has left the window",
+                extra={"version": model.version, "rows": before - len(self.window)},
+            )
 
     def _start(self, trigger: str, now: float) -> None:
         s = self._settings

@@ -132,6 +132,18 @@ class InlierWindow:
             ring.replace(rows[kept], at[kept], score[kept])
         self._insert(values[normal & ~inside], position[normal & ~inside])
 
+    def judge_anew(self, score: Float64) -> None:
+        """Take the inliers for what these scores [n], oldest first, say: flagged ones go to the quarantine."""
+        values, position, _ = self.inliers.ordered()
+        flagged = score >= 1.0
+        self.inliers.replace(values[~flagged], position[~flagged], score[~flagged])
+        quarantined = self.quarantine.ordered()
+        at = np.concatenate([quarantined[1], position[flagged]])
+        order = np.argsort(at)
+        values = np.concatenate([quarantined[0], values[flagged]])
+        score = np.concatenate([quarantined[2], score[flagged]])
+        self.quarantine.replace(values[order], at[order], score[order])
+
     def _insert(self, values: Float64, position: Int64) -> None:
         """Rows among the inliers, each at its place in time and without a score."""
         rows, at, score = self.inliers.ordered()
