@@ -25,7 +25,14 @@ from stream_ad.records import RecordSchema
 from stream_ad.registry import ModelRegistry, Snapshot
 from stream_ad.simulation import SENSORS, Plant
 
-SHORT = Recipe(autoencoder_steps=200, rarity_steps=100, vae_steps=100, classifier_steps=150, synthetic_outliers=3000)
+SHORT = Recipe(
+    autoencoder_steps=200,
+    rarity_steps=100,
+    vae_steps=100,
+    classifier_steps=150,
+    synthetic_outliers=3000,
+    cross_fit_below=0,
+)
 
 
 def wait_until(what: Callable[[], Any], seconds: float = 60.0, every: float = 0.05) -> Any:
@@ -109,7 +116,7 @@ def publish_model(registry: Path, detector: Detector | None = None, features: tu
 
 
 class RunningWorker:
-    """`stream-ad run` as a process; its log is read as JSON."""
+    """`stream-ad run`, with short trainings, as a process; its log is read as JSON."""
 
     def __init__(
         self, folder: Path, settings: dict[str, Any], name: str = "worker", options: Sequence[str] = ()
@@ -119,7 +126,7 @@ class RunningWorker:
         self._log = folder / f"{name}.{uuid.uuid4().hex[:6]}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "stream_ad.cli", "run", "-c", str(self.config), *options],
+                [sys.executable, "-m", "tests.short_trainings", "run", "-c", str(self.config), *options],
                 stderr=log,
                 stdout=log,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
