@@ -17,7 +17,7 @@ from stream_ad.row_rate import RowRate
 
 ALPHA = 0.01
 WINDOW = 20_000
-EVERY = 20_000
+EVERY = 40_000
 RETRAINS = 40
 LEAST_ODD, MOST_ODD = 4.0, 12.0
 """Where raw scores of anomalies lie; those of inliers are standard normal."""

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 
-BODY = 5.0
+BODY = 3.0
 """Rows with a p-value of up to so many times the budget take part: nearly all of those above it are inliers."""
 FAR = 2.0
 """No inlier is expected with a score above this: one goes there with probability alpha^2."""
-PRIOR_ROWS = 20.0
+PRIOR_ROWS = 8.0
 """That the calibration is right counts as much as so many rows."""
 FLATTEST, STEEPEST = 0.4, 2.0
 BODY_BINS, TAIL_BINS = 10, 30
