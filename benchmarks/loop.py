@@ -141,6 +141,9 @@ class Loop:
         if self.roll_back.rolled_back():
             self.rolled_back.append(self.window.seen)
             self._swapped()
+            assert self.models.live is not None
+            # What only the model that was taken back found normal would be learned once more.
+            self.window.judge_anew(self.models.live.detector.score(self.window.inliers.ordered()[0]))
 
     def _swapped(self) -> None:
         """Another model is live."""
