@@ -206,7 +206,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plants", type=int, default=10, metavar="N", help="simulated plants (default: 10)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="npz files instead of the plants")
     parser.add_argument("--window", type=int, default=20_000, metavar="ROWS", help="rows to learn from")
-    parser.add_argument("--every", type=int, default=20_000, metavar="ROWS", help="rows from one training to the next")
+    parser.add_argument("--every", type=int, default=50_000, metavar="ROWS", help="rows from one training to the next")
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="brisk")
     parser.add_argument("--quick", action="store_true", help="two plants, or two files, and at most five retrains")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side (default: 1)")

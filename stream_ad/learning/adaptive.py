@@ -15,7 +15,10 @@ BOUND = 4.0
 """The level stays within this factor of the budget, whatever comes."""
 MEMORY = 100.0
 """Rows are forgotten as slowly as lets the last MEMORY / budget count."""
-ROWS_A_STEP = 1000
+FIRST_STEP = 1000
+"""Rows before the level moves for the first time, and at least from then on."""
+STEP = 0.05
+"""It moves again when there are so many more rows, as a share of those that count."""
 
 
 class AdaptiveLevel:
@@ -48,7 +51,7 @@ class AdaptiveLevel:
         self._counts += np.histogram(depth, self._edges)[0]
         self._rows += int((depth < self._edges[-1]).sum())
         self._fresh += len(p_value)
-        if self._fresh < ROWS_A_STEP:
+        if self._fresh < max(FIRST_STEP, STEP * self._rows):
             return
         self._fresh = 0
         found = fall_off(self._counts, self._rows, self.budget)
