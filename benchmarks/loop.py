@@ -89,6 +89,7 @@ class Loop:
         names = [f"feature_{i}" for i in range(n_features)]
         self.changes = ChangeWatch("adwin", "adapt", names, self.window, self.triggers)
         self.level = AdaptiveLevel(alpha)
+        self._stretch = 1.0
         self.models = Models()
         self.roll_back = RollBack(self.models, schedule.rollback_after, alpha)
         self.rolled_back: list[int] = []
@@ -118,7 +119,7 @@ class Loop:
             alert = score >= 1.0
             self.window.add(extended, score)
             self._watch(extended, score)
-            self.changes.observe(score, residual)
+            self.changes.observe(score / self._stretch, residual)
         trigger = self.triggers.due(float(self.window.seen), self.window.seen, len(self.window))
         if trigger is not None:
             self._train(trigger)
@@ -128,7 +129,8 @@ class Loop:
         """Scores [n], and how far each feature is from what was expected [n, d], in its spreads."""
         d = self.context.n_features
         found = detector.judge(extended)
-        score = found.score * np.log(self._alpha) / np.log(self.level.rate)
+        self._stretch = float(np.log(self._alpha) / np.log(self.level.rate))
+        score = found.score * self._stretch
         self.level.observe(found.p_value)
         return score, np.abs(extended[:, :d] - found.reconstruction[:, :d]) / detector.spread[:d]
 

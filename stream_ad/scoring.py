@@ -25,6 +25,8 @@ class Scorer:
         self.model: LoadedModel | None = None
         self.level: AdaptiveLevel | None = None
         """Where the live model's threshold stands, if it is moved."""
+        self.stretch = 1.0
+        """What that multiplied the last batch's scores by."""
         self._adapts = adapts
         self.residual: Float64 = np.zeros(len(schema.features))
         """[d] mean distance of the last batch's rows from their reconstruction, in spreads of the feature."""
@@ -106,7 +108,8 @@ class Scorer:
         verdicts.score[known] = found.score
         if self.level is not None:
             # log p / log level: the level is that of the rows before, so that no row moves its own threshold.
-            verdicts.score[known] *= np.log(model.detector.false_alarm_rate) / np.log(self.level.rate)
+            self.stretch = float(np.log(self.level.budget) / np.log(self.level.rate))
+            verdicts.score[known] *= self.stretch
             self.level.observe(found.p_value)
         verdicts.is_anomaly[known] = verdicts.score[known] >= 1.0
         verdicts.flagged = np.flatnonzero(verdicts.is_anomaly)

@@ -11,9 +11,15 @@ import torch
 
 from benchmarks import budget
 from stream_ad.detector.calibration import Calibration
+from stream_ad.detector.detector import Findings
+from stream_ad.learning import LoadedModel
 from stream_ad.learning.adaptive import BOUND, AdaptiveLevel
 from stream_ad.learning.window import InlierWindow
+from stream_ad.records import RecordSchema
+from stream_ad.records.float32_codec import Float32Decoder
 from stream_ad.row_rate import RowRate
+from stream_ad.scoring import Scorer
+from tests.test_records import raw
 
 ALPHA = 0.01
 WINDOW = 20_000
@@ -121,6 +127,41 @@ def test_another_model_begins_at_the_budget() -> None:
     assert level.rate < 0.5 * ALPHA
     level.swapped()
     assert level.rate == ALPHA
+
+
+class TwiceTheBudget:
+    """A detector by whose p-values twice as many inliers are flagged as the budget allows."""
+
+    false_alarm_rate = ALPHA
+    spread = np.ones(1)
+
+    def judge(self, x: np.ndarray) -> Findings:
+        p_value = np.exp(x[:, 0]) / 2.0
+        return Findings(np.log(p_value) / np.log(ALPHA), p_value, x)
+
+    def explain(self, x: np.ndarray, describes: object) -> tuple[np.ndarray, np.ndarray]:
+        return x, np.ones_like(x)
+
+
+def test_the_scorer_flags_by_the_level_and_leaves_the_p_value_as_it_is() -> None:
+    schema = RecordSchema(features=["log_share"])
+    scorer = Scorer(schema, None, adapts=True)
+    scorer.swap(LoadedModel("v", 0.0, TwiceTheBudget()))  # type: ignore[arg-type]  # what a scorer needs of a detector
+    decoder, rng = Float32Decoder(schema), np.random.default_rng(5)
+    flagged = []
+    for _ in range(50):
+        values = [row.tobytes() for row in np.log(rng.random((1000, 1))).astype(np.float32)]
+        batch = decoder.decode(raw(values)).batch
+        assert scorer.level is not None
+        level = scorer.level.rate
+        verdicts = scorer.score(batch, scorer.extend(batch))
+        np.testing.assert_allclose(verdicts.p_value, np.exp(batch.values[:, 0]) / 2.0)
+        np.testing.assert_array_equal(verdicts.is_anomaly, verdicts.score >= 1.0)
+        np.testing.assert_allclose(verdicts.score, np.log(verdicts.p_value) / np.log(level))
+        np.testing.assert_allclose(verdicts.score / scorer.stretch, np.log(verdicts.p_value) / np.log(ALPHA))
+        flagged.append(verdicts.is_anomaly.mean() / ALPHA)
+    assert flagged[0] > 1.5
+    assert np.mean(flagged[20:]) == pytest.approx(1.0, abs=0.2)
 
 
 def test_rows_a_second_are_those_that_arrive_whatever_is_read() -> None:

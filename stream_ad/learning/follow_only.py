@@ -38,7 +38,7 @@ class FollowOnly:
         """The live model, if there is one yet. Raises `SchemaMismatch` if it has another schema."""
         return self._follower.first(with_window=False)[0]
 
-    def observe(self, values: Float64, score: Float64, residual: Float64) -> Changes:
+    def observe(self, values: Float64, score: Float64, residual: Float64, stretch: float = 1.0) -> Changes:
         """The trainer reads the stream for itself."""
         return Changes()
 

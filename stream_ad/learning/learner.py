@@ -119,14 +119,15 @@ class Learner:
             self.triggers.last_started = time.monotonic()
         return model
 
-    def observe(self, values: Float64, score: Float64, residual: Float64) -> Changes:
+    def observe(self, values: Float64, score: Float64, residual: Float64, stretch: float = 1.0) -> Changes:
         """Offer rows [n, width], extended as they were scored, with their scores [n] (NaN: no model) to the window.
 
-        `residual` [n, d] is their distance from what the model expected, in spreads of the feature.
+        `residual` [n, d] is their distance from what the model expected, in spreads of the feature, `stretch` what
+        the adaptive level multiplied the scores by: that it moves is no change of the stream.
         """
         self.window.add(values, score)
         self.roll_back.observe(values, score)
-        return self.changes.observe(score, residual)
+        return self.changes.observe(score / stretch, residual)
 
     def remember(self, batch: Batch, rows: NDArray[np.int64], values: Float64, score: Float64) -> None:
         """Hear where the rows that `observe` was offered last came from, so that they can be labelled."""
