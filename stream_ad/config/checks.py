@@ -95,7 +95,10 @@ def _alerts(config: Config) -> Problems:
     if config.alerts.per_day is None:
         return
     if "false_alarm_rate" in config.alerts.model_fields_set:
-        yield "alerts.per_day", "stands beside alerts.false_alarm_rate, which says the same in another unit: take one out"
+        yield (
+            "alerts.per_day",
+            "stands beside alerts.false_alarm_rate, which says the same in another unit: take one out",
+        )
     if isinstance(config.source, FileSource):
         yield "alerts.per_day", "a file has no rows a day: set alerts.false_alarm_rate, a share of the rows"
 
