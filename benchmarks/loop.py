@@ -157,7 +157,8 @@ class Loop:
     def _train(self, trigger: str) -> None:
         """Fit a model on the window; it is live at once if the gate lets it through."""
         self.triggers.started(float(self.window.seen), self.window.seen)
-        learned, held_out = gate.hold_out(self.window.training_rows(self._seed))
+        training = self.window.training_rows(self._seed)
+        learned, held_out = gate.hold_out(training)
         detector = Detector(self._alpha, "cpu", self._seed, self._recipe).fit(
             learned.rows,
             flagged=learned.flagged,
@@ -166,7 +167,8 @@ class Loop:
             judged=learned.scored_share > 0.5,
         )
         live = None if self.models.live is None else self.models.live.detector
-        verdict = gate.judge(detector, held_out, learned.rows, live, trigger != "regime")
+        unseen = len(learned.rows) < len(training.rows)
+        verdict = gate.judge(detector, held_out, learned.rows, live, unseen=unseen, screened=trigger != "regime")
         self.triggers.finished(good=True)
         self.changes.training_ended(trigger, verdict.accepted)
         if verdict.accepted:

@@ -160,6 +160,14 @@ def test_auroc_counts_ties_by_half() -> None:
     assert gate.auroc(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0])) == (1.5 + 3.0) / 6.0
 
 
+def test_of_rows_that_were_learned_outliers_may_look_ordinary(sound: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = sound.judge
+    monkeypatch.setattr(sound, "judge", lambda x: replace(judge(x), p_value=0.5 + 0.5 * judge(x).p_value))
+    rows = plant(1000, 1)
+    assert gate.judge(sound, rows, LEARNED, sound, unseen=False).accepted
+    assert "alert_rate" in gate.judge(sound, rows, LEARNED, sound).refusals
+
+
 def test_a_sound_model_passes_and_its_figures_are_known(sound: Detector) -> None:
     verdict = gate.judge(sound, plant(1000, 1), LEARNED, sound)
     assert verdict.accepted, verdict.reasons

@@ -138,9 +138,9 @@ def test_of_two_trainings_the_one_that_was_overtaken_stays_out(
     models.check_writable()
     judge = gate.judge
 
-    def overtaken(*rows: Any) -> gate.Verdict:
+    def overtaken(*rows: Any, **kind: bool) -> gate.Verdict:
         models.set_live(models.save(a_snapshot()))
-        return judge(*rows)
+        return judge(*rows, **kind)
 
     monkeypatch.setattr(gate, "judge", overtaken)
     result = train_here(tmp_path / "job", registry)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stream_ad.detector import Detector
+from stream_ad.detector import Detector, Findings
 from stream_ad.learning.window import TrainingRows
 
 Float64 = NDArray[np.float64]
@@ -80,11 +80,18 @@ def hold_out(training: TrainingRows) -> tuple[TrainingRows, Float64]:
 
 
 def judge(
-    detector: Detector, rows: Float64, learned: Float64, live: Detector | None = None, screened: bool = True
+    detector: Detector,
+    rows: Float64,
+    learned: Float64,
+    live: Detector | None = None,
+    *,
+    unseen: bool = True,
+    screened: bool = True,
 ) -> Verdict:
     """Try a new model on recent inliers `rows` [n, d], beside the one that is `live` if there is one; from the rows
-    that it has `learned` [m, d] come values for synthetic outliers. `screened` tells whether a model took these
-    rows for inliers, unlike those of a new operating point.
+    that it has `learned` [m, d] come values for synthetic outliers. `unseen` tells whether the rows are no part of what
+    was learned: outliers made of rows that were may look ordinary to a sound model. `screened` tells whether a model
+    took these rows for inliers, unlike those of a new operating point.
 
     Refused (in brackets the name of the check): weights or scores that are not finite (finite), one and the same
     score for rows that differ (constant), a threshold that flags too many inliers or hardly any outlier (alert_rate),
@@ -107,7 +114,10 @@ def judge(
     _check_alert_rate(verdict, detector.false_alarm_rate, score, live is not None and screened)
     outliers = synthetic_outliers(rows, learned)
     if len(outliers):
-        _check_outliers(verdict, detector, rows, score, outliers, live)
+        found = detector.judge(outliers)
+        if unseen:
+            _check_threshold(verdict, found)
+        _check_auroc(verdict, rows, score, outliers, found, live)
     eager = eager_scores(detector, rows[:256])
     difference = float(np.abs(eager - score[:256]).max())
     if difference > 1e-5 * max(1.0, float(score[:256].max())):
@@ -127,16 +137,18 @@ def _check_alert_rate(verdict: Verdict, alpha: float, score: Float64, screened: 
         )
 
 
-def _check_outliers(
-    verdict: Verdict, detector: Detector, rows: Float64, score: Float64, outliers: Float64, live: Detector | None
-) -> None:
-    found = detector.judge(outliers)
+def _check_threshold(verdict: Verdict, found: Findings) -> None:
     coarse = float((found.p_value <= COARSE).mean())
     if coarse < LEAST_COARSE:
         verdict.refusals["alert_rate"] = (
-            f"only {coarse:.1%} of {len(outliers)} synthetic outliers have a p-value up to {COARSE:g}, as one in ten "
-            "inliers has: its threshold is too high, and anomalies would pass"
+            f"only {coarse:.1%} of {len(found.p_value)} synthetic outliers have a p-value up to {COARSE:g}, as one in "
+            "ten inliers has: its threshold is too high, and anomalies would pass"
         )
+
+
+def _check_auroc(
+    verdict: Verdict, rows: Float64, score: Float64, outliers: Float64, found: Findings, live: Detector | None
+) -> None:
     verdict.auroc, wanted, whose = auroc(score, found.score), 0.5, "chance"
     if live is not None:
         verdict.live_auroc = auroc(eager_scores(live, rows), eager_scores(live, outliers))

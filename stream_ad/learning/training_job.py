@@ -102,7 +102,10 @@ def run(folder: Path) -> Result:
         progress=end_with_parent,
     )
     screened = job.trigger != "regime"
-    verdict = gate.judge(detector, held_out, learned.rows, live_detector(registry, job), screened)
+    unseen = len(learned.rows) < len(training.rows)
+    verdict = gate.judge(
+        detector, held_out, learned.rows, live_detector(registry, job), unseen=unseen, screened=screened
+    )
     moved = reference.compare(
         registry, job.reference, job.fingerprint, training.rows, job.false_alarm_rate, detector.device.type
     )
