@@ -85,7 +85,13 @@ class Loop:
     ) -> None:
         self.context = TemporalContext(n_features, context)
         self.window = InlierWindow(schedule.window_rows, self.context.width, alpha)
-        self.triggers = Triggers(schedule.first_rows, schedule.every_rows, None, float(schedule.least_rows))
+        self.triggers = Triggers(
+            schedule.first_rows,
+            schedule.every_rows,
+            None,
+            float(schedule.least_rows),
+            young_rows=schedule.window_rows,
+        )
         names = [f"feature_{i}" for i in range(n_features)]
         self.changes = ChangeWatch("adwin", "adapt", names, self.window, self.triggers)
         self.level = AdaptiveLevel(alpha)

@@ -126,6 +126,17 @@ def test_triggers_first_rows_and_time() -> None:
     assert triggers.due(61.0, 200, 500) == "time"
 
 
+def test_a_young_window_is_learned_each_time_the_rows_seen_have_doubled() -> None:
+    triggers = Triggers(100, every_rows=1000, every_seconds=None, min_interval_seconds=0.0, young_rows=800)
+    trained = []
+    for seen in range(0, 3001, 50):
+        if triggers.due(float(seen), seen, min(seen, 800)):
+            triggers.started(float(seen), seen)
+            triggers.has_model = True
+            trained.append(seen)
+    assert trained == [100, 200, 400, 800, 1800, 2800]
+
+
 def test_the_minimum_distance_between_trainings_holds() -> None:
     triggers = Triggers(min_rows=10, every_rows=10, every_seconds=None, min_interval_seconds=5.0, has_model=True)
     triggers.started(0.0, 0)

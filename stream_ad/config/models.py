@@ -156,7 +156,8 @@ class Training(Section):
     window_rows: Annotated[int, Field(ge=50)] = 20_000
     """Capacity of the window of inliers."""
     every_rows: PositiveInt | None = 50_000
-    """Train again after so many records."""
+    """Train again after so many rows; while fewer than `training.window_rows` have been seen, also each time their
+    number has doubled, since the first models know little. null: neither."""
     every_seconds: PositiveFloat | None = 3600.0
     """Train again after so long."""
     min_interval_seconds: Annotated[float, Field(ge=0.0)] = 10.0

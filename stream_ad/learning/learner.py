@@ -38,7 +38,11 @@ class Learner:
         self.window = InlierWindow(settings.window_rows, width, settings.false_alarm_rate)
         self.trainer = Trainer(settings.timeout_seconds, registry.scratch)
         self.triggers = Triggers(
-            settings.min_rows, settings.every_rows, settings.every_seconds, settings.min_interval_seconds
+            settings.min_rows,
+            settings.every_rows,
+            settings.every_seconds,
+            settings.min_interval_seconds,
+            young_rows=settings.window_rows,
         )
         self.changes = ChangeWatch(
             settings.drift, settings.on_regime_change, settings.schema.features, self.window, self.triggers

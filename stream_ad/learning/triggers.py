@@ -19,6 +19,8 @@ class Triggers:
     every_rows: int | None
     every_seconds: float | None
     min_interval_seconds: float
+    young_rows: int = 0
+    """Until so many rows have been seen, each time their number has doubled is enough: the first models know little."""
     last_started: float | None = None
     rows_at_start: int = 0
     failures: int = 0
@@ -37,11 +39,15 @@ class Triggers:
             return "first"
         if self.wanted is not None:
             return self.wanted
-        if self.every_rows is not None and rows_seen - self.rows_at_start >= self.every_rows:
+        if self.every_rows is not None and rows_seen - self.rows_at_start >= self._rows_apart(self.every_rows):
             return "rows"
         if self.every_seconds is not None and since is not None and since >= self.every_seconds:
             return "time"
         return None
+
+    def _rows_apart(self, every_rows: int) -> int:
+        young = 0 < self.rows_at_start < self.young_rows
+        return min(every_rows, self.rows_at_start) if young else every_rows
 
     def wait(self) -> float:
         """Seconds that must lie between the start of one training and the next."""
