@@ -110,6 +110,7 @@ class Scorer:
             # log p / log level: the level is that of the rows before, so that no row moves its own threshold.
             self.stretch = float(np.log(self.level.budget) / np.log(self.level.rate))
             verdicts.score[known] *= self.stretch
+            verdicts.score[batch.clipped & known] = np.maximum(1.0, verdicts.score[batch.clipped & known])
             self.level.observe(found.p_value)
         verdicts.is_anomaly[known] = verdicts.score[known] >= 1.0
         verdicts.flagged = np.flatnonzero(verdicts.is_anomaly)

@@ -164,6 +164,17 @@ def test_the_scorer_flags_by_the_level_and_leaves_the_p_value_as_it_is() -> None
     assert np.mean(flagged[20:]) == pytest.approx(1.0, abs=0.35)
 
 
+def test_a_value_beyond_float32_is_flagged_at_whatever_level() -> None:
+    schema = RecordSchema(features=["log_share"])
+    scorer = Scorer(schema, None, adapts=True)
+    scorer.swap(LoadedModel("v", 0.0, TwiceTheBudget()))  # type: ignore[arg-type]  # what a scorer needs of a detector
+    assert scorer.level is not None
+    scorer.level.rate = ALPHA / 4.0
+    batch = Float32Decoder(schema).decode(raw([np.float32(value).tobytes() for value in (-0.1, np.inf, -0.2)])).batch
+    batch.values[1] = np.log(2.0 * ALPHA)
+    assert scorer.score(batch, batch.values).is_anomaly.tolist() == [False, True, False]
+
+
 def test_rows_a_second_are_those_that_arrive_whatever_is_read() -> None:
     """Two rows in each record, five records a second; 6,000 wait at the start and are read within a minute."""
     rate = RowRate()
