@@ -46,7 +46,7 @@ def test_clean_rows_are_left_alone_whatever_the_draw() -> None:
         assert not bursts(np.random.default_rng(seed).normal(size=(2000, 4))).any()
 
 
-def test_a_regime_longer_than_a_tenth_of_the_window_is_learned() -> None:
+def test_a_regime_longer_than_an_eighth_of_the_window_is_learned() -> None:
     x = noise()
     x[1000:1500] += 3.0
     assert not bursts(x).any()

@@ -15,7 +15,7 @@ EXPECTED = 0.5
 """Half of how much stranger, in normal scores, the rows of a burst are than the others."""
 CERTAINTY = 10.0
 """A burst is found where there is none once in exp(10) windows."""
-LONGEST = 0.1
+LONGEST = 1.0 / BLOCKS
 """A stretch longer than this share of the window is a regime of its own and no burst."""
 MOST_BURSTS = 3
 
