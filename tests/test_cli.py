@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from stream_ad.cli import app
@@ -120,7 +121,7 @@ def test_train_then_score_then_look_at_the_models(config: Path, tmp_path: Path) 
 def test_models_list_and_show_name_the_reference_and_what_was_rolled_back(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr("stream_ad.cli.out", Console(width=160))
     models = ModelRegistry(str(tmp_path / "models"), 5)
     ours = RecordSchema(SENSORS).fingerprint
     first, live, bad = sorted(models.save(a_snapshot(schema_fingerprint=ours)) for _ in range(3))

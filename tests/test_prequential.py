@@ -235,7 +235,7 @@ def a_loop(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Loop]:
     def make(refused: Sequence[int] = (), context: int = 0, rollback_after: int = 5000) -> Loop:
         trainings = iter(range(100))
 
-        def judge(*_: object) -> gate.Verdict:
+        def judge(*_: object, **__: bool) -> gate.Verdict:
             return gate.Verdict({"constant": "it is"} if next(trainings) in refused else {})
 
         monkeypatch.setattr(gate, "judge", judge)
@@ -311,7 +311,7 @@ def test_a_run_writes_one_object_a_stream_and_method_and_is_taken_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("benchmarks.loop.Detector", Distance)
-    monkeypatch.setattr(gate, "judge", lambda *_: gate.Verdict())
+    monkeypatch.setattr(gate, "judge", lambda *_, **__: gate.Verdict())
     monkeypatch.setattr("benchmarks.online.isolation_forest", lambda train, seed: lambda rows: np.abs(rows).sum(axis=1))
     out, written = tmp_path / "kept" / "results.csv", tmp_path / "results.json"
     common = ["--data", str(tables(tmp_path)), "--quick", "--out", str(out), "--json", str(written)]
