@@ -148,6 +148,7 @@ class Loop:
                 thread.join()  # in the worker scoring goes on meanwhile
         if self.roll_back.rolled_back():
             self.rolled_back.append(self.window.seen)
+            self.changes.rolled_back()
             self._swapped()
             assert self.models.live is not None
             # What only the model that was taken back found normal would be learned once more.

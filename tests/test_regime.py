@@ -137,6 +137,17 @@ def running(pump: Pump, action: str = "adapt", drift: str = "none") -> Loop:
 # A burst of faults
 
 
+def test_what_a_model_flagged_that_was_rolled_back_is_no_evidence(pump: Pump) -> None:
+    loop = running(pump)
+    nearly = loop.changes.regime.rows - 50
+    loop.feed(pump.rows(nearly, point=8.0))
+    loop.changes.rolled_back()
+    loop.feed(pump.rows(nearly, point=8.0))
+    assert loop.trainings == []
+    loop.feed(pump.rows(100, point=8.0))
+    assert loop.trainings == ["regime"]
+
+
 def test_a_burst_shorter_than_a_tenth_of_the_window_never_enters(pump: Pump) -> None:
     loop = running(pump)
     for _ in range(4):

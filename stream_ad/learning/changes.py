@@ -92,6 +92,11 @@ class ChangeWatch:
             self.regime.settled()
         self._learned = False
 
+    def rolled_back(self) -> None:
+        """The live model is one that should not have been: its alarms tell nothing of the operating point."""
+        self.regime.settled()
+        self._triggers.wanted = None
+
     def state(self) -> dict[str, NDArray[np.generic]]:
         """What must outlast a restart, as arrays."""
         return self.regime.state()

@@ -163,6 +163,7 @@ class Learner:
             self.follower.look_now()
         if self.roll_back.rolled_back():
             self.rollbacks += 1
+            self.changes.rolled_back()
             self.follower.look_now()
         model = self.follower.next_model(now)
         if model is not None:
