@@ -17,6 +17,7 @@ from stream_ad.detector.detector import Findings
 from stream_ad.detector.fitting import BLOCKS, blocks_to_folds
 from stream_ad.learning import Learner, LearningSettings, LoadedModel
 from stream_ad.learning.changes import ChangeWatch
+from stream_ad.learning.drift import Drift
 from stream_ad.learning.regime import Phase, isolation
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.window import InlierWindow
@@ -135,6 +136,22 @@ def running(pump: Pump, action: str = "adapt", drift: str = "none") -> Loop:
 
 
 # A burst of faults
+
+
+@pytest.mark.parametrize(
+    ("apart", "let_in"), [([40] * 50, 0), ([40] * 25 + [5] * 25, 225)], ids=["as often as ever", "more and more often"]
+)
+def test_with_a_drift_mildly_flagged_rows_are_let_in_if_ever_more_of_them_come(
+    pump: Pump, monkeypatch: pytest.MonkeyPatch, apart: list[int], let_in: int
+) -> None:
+    loop = running(pump, drift="adwin")
+    kept = len(loop.window.quarantine)
+    for rows in apart:
+        loop.window.add(pump.rows(40), np.where(np.arange(40) % rows == 0, 1.5, 0.5))
+    flagged = sum(40 // rows for rows in apart)
+    monkeypatch.setattr(loop.changes._drift, "observe", lambda *_: [Drift("score", "")])
+    loop.changes.observe(np.array([0.5]), np.zeros((1, 3)))
+    assert len(loop.window.quarantine) == kept + flagged - let_in
 
 
 def test_what_a_model_flagged_that_was_rolled_back_is_no_evidence(pump: Pump) -> None:

@@ -68,12 +68,18 @@ class ChangeWatch:
         return Changes(tuple(drifts), regime)
 
     def _let_front_in(self) -> None:
-        """Take the rows that the live model flagged mildly for inliers: those that have gone ahead in the drift.
+        """Take for inliers the rows that the live model flagged mildly, if ever more of them come: they have gone ahead
+        in the drift.
 
         Without them the window would lag behind the stream, more with each training, until most of it is flagged.
+        Faults are flagged mildly, too, but as often before as now.
         """
         _, position, score = self._window.quarantine.ordered()
-        self._window.admit((position >= self._live_since) & (score < FAR))
+        mild = (position >= self._live_since) & (score < FAR)
+        late = position >= (self._live_since + self._window.seen) // 2
+        before, now = int((mild & ~late).sum()), int((mild & late).sum())
+        if now > 2 * before + 3.0 * (before + now) ** 0.5:
+            self._window.admit(mild)
 
     def training_ended(self, trigger: str, accepted: bool) -> None:
         """Hear how a training ended; if the one that learned a new operating point failed, evidence gathers anew."""
