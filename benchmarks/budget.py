@@ -164,12 +164,7 @@ def run(
 def train(window: InlierWindow, alpha: float, seed: int, recipe: Recipe) -> Detector:
     """A model as the training job fits it."""
     learned, _ = gate.hold_out(window.training_rows(seed))
-    return Detector(alpha, "cpu", seed, recipe).fit(
-        learned.rows,
-        flagged=learned.flagged,
-        flagged_place=learned.flagged_place,
-        truncated=learned.truncated(alpha),
-    )
+    return learned.teach(Detector(alpha, "cpu", seed, recipe), alpha)
 
 
 def judge(detector: Detector, stream: Stream, levels: Float64, alpha: float) -> tuple[float, float]:

@@ -166,13 +166,7 @@ class Loop:
         self.triggers.started(float(self.window.seen), self.window.seen)
         training = self.window.training_rows(self._seed)
         learned, held_out = gate.hold_out(training)
-        detector = Detector(self._alpha, "cpu", self._seed, self._recipe).fit(
-            learned.rows,
-            flagged=learned.flagged,
-            flagged_place=learned.flagged_place,
-            truncated=learned.truncated(self._alpha),
-            judged=learned.scored_share > 0.5,
-        )
+        detector = learned.teach(Detector(self._alpha, "cpu", self._seed, self._recipe), self._alpha)
         live = None if self.models.live is None else self.models.live.detector
         unseen = len(learned.rows) < len(training.rows)
         verdict = gate.judge(detector, held_out, learned.rows, live, unseen=unseen, screened=trigger != "regime")

@@ -490,13 +490,7 @@ def test_the_detector_flags_a_new_operating_point_until_it_has_learned_it(caplog
     changes = ChangeWatch("adwin", "adapt", SENSORS, window, triggers)
 
     def train() -> Detector:
-        learned = window.training_rows()
-        detector = Detector(ALPHA, "cpu", recipe=SHORT).fit(
-            learned.rows,
-            flagged=learned.flagged,
-            flagged_place=learned.flagged_place,
-            truncated=learned.truncated(ALPHA),
-        )
+        detector = window.training_rows().teach(Detector(ALPHA, "cpu", recipe=SHORT), ALPHA)
         triggers.has_model = True
         changes.swapped()
         return detector

@@ -92,15 +92,7 @@ def run(folder: Path) -> Result:
             raise SystemExit("the worker is gone")
 
     detector = Detector(job.false_alarm_rate, job.device, job.seed, Recipe(**job.recipe))  # type: ignore[arg-type]  # device was checked by the config
-    detector.fit(
-        learned.rows,
-        flagged=learned.flagged,
-        flagged_place=learned.flagged_place,
-        truncated=learned.truncated(job.false_alarm_rate),
-        anomalies=arrays.get("anomalies.values"),
-        judged=learned.scored_share > 0.5,
-        progress=end_with_parent,
-    )
+    learned.teach(detector, job.false_alarm_rate, arrays.get("anomalies.values"), end_with_parent)
     screened = job.trigger != "regime"
     unseen = len(learned.rows) < len(training.rows)
     verdict = gate.judge(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ad.detector import Detector
 from stream_ad.learning.truncation import FAR, inlier_probability
 
 Float64 = NDArray[np.float64]
@@ -31,6 +33,24 @@ class TrainingRows:
     def truncated(self, alpha: float) -> float:
         """Share of the inliers that were flagged too strongly to be here."""
         return float(alpha**FAR) * self.scored_share
+
+    def teach(
+        self,
+        detector: Detector,
+        alpha: float,
+        anomalies: Float64 | None = None,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> Detector:
+        """Fit a detector, whose budget is `alpha`, on these rows; return it. `anomalies` [k, d] are labelled ones."""
+        return detector.fit(
+            self.rows,
+            flagged=self.flagged,
+            flagged_place=self.flagged_place,
+            truncated=self.truncated(alpha),
+            anomalies=anomalies,
+            judged=self.scored_share > 0.5,
+            progress=progress,
+        )
 
 
 class Ring:
