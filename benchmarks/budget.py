@@ -39,6 +39,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.protocols import inliers_and_anomalies
 from benchmarks.results import markdown
 from benchmarks.running import start
 from stream_ad.detector import Detector, Recipe
@@ -105,16 +106,10 @@ class TableStream:
     """Rows drawn from a labelled table, as if they came independently of each other."""
 
     def __init__(self, file: Path, anomaly_share: float, sound_rows: int) -> None:
-        with np.load(file, allow_pickle=False) as arrays:
-            if "X" in arrays:
-                x, anomalous = arrays["X"], arrays["y"] > 0
-            else:
-                x = np.concatenate([arrays["train"], arrays["test"]])
-                anomalous = np.append(np.zeros(len(arrays["train"]), bool), arrays["test_labels"] > 0)
+        normal, self.anomalies = inliers_and_anomalies(file)
         self._rng = np.random.default_rng(0)
-        normal = self._rng.permutation(x[~anomalous].astype(np.float64))
+        normal = self._rng.permutation(normal)
         self._normal, self.inliers = normal[: len(normal) // 2], normal[len(normal) // 2 :][:JUDGED_ROWS]
-        self.anomalies = x[anomalous].astype(np.float64)
         self._share = anomaly_share
         self._sound_rows = sound_rows
 

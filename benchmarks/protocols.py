@@ -150,17 +150,23 @@ def with_missing(rows: Float64, share: float, seed: int) -> Float64:
     return np.where(np.random.default_rng(seed).random(rows.shape) < share, np.nan, rows)
 
 
+def inliers_and_anomalies(file: Path) -> tuple[Float64, Float64]:
+    """All normal rows [n, d] and all anomalies [m, d] of a file of either kind, in file order."""
+    arrays = read(file)
+    if "X" in arrays:
+        anomalous = arrays["y"] != 0
+        return arrays["X"][~anomalous], arrays["X"][anomalous]
+    anomalous = arrays["test_labels"] != 0
+    return np.vstack([arrays["train"], arrays["test"][~anomalous]]), arrays["test"][anomalous]
+
+
 def fresh_inliers(file: Path, protocol: Protocol, seed: int) -> tuple[Float64, Float64]:
     """Training rows [n, d] and inliers to judge [m, d] that are exchangeable with them.
 
     For both kinds of file a random half of all normal rows trains: array order, and the split that a file
     brings, may hold a shift between the two.
     """
-    arrays = read(file)
-    if "X" in arrays:
-        normal = arrays["X"][arrays["y"] == 0]
-    else:
-        normal = np.vstack([arrays["train"], arrays["test"][arrays["test_labels"] == 0]])
+    normal = inliers_and_anomalies(file)[0]
     half = random_half(normal, np.zeros(len(normal), dtype=bool), seed)
     split = capped(half, protocol.max_train, protocol.max_test, seed)
     return split.train, split.test

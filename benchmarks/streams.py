@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.protocols import read
+from benchmarks.protocols import inliers_and_anomalies, read
 from benchmarks.series import SKAB_TRAINING_ROWS, header_of, read_skab
 
 Float64 = NDArray[np.float64]
@@ -82,13 +82,7 @@ def of_table(file: Path, drift: str, seed: int, most: int) -> Stream:
     third, `recurring` goes to and fro. None of the rows is an anomaly for that.
     """
     rng = np.random.default_rng(seed)
-    arrays = read(file)
-    if "X" in arrays:
-        labels = arrays["y"] != 0
-        normal, anomalies = arrays["X"][~labels], arrays["X"][labels]
-    else:
-        labels = arrays["test_labels"] != 0
-        normal, anomalies = np.vstack([arrays["train"], arrays["test"][~labels]]), arrays["test"][labels]
+    normal, anomalies = inliers_and_anomalies(file)
     first = first_rows(len(normal))
     train, normal = normal[:first], normal[first : first + most]
     wanted = min(len(anomalies), max(1, round(ANOMALY_SHARE * len(normal))))
