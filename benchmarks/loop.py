@@ -135,7 +135,7 @@ class Loop:
         """Scores [n], and how far each feature is from what was expected [n, d], in its spreads."""
         d = self.context.n_features
         found = detector.judge(extended)
-        self._stretch = float(np.log(self._alpha) / np.log(self.level.rate))
+        self._stretch = self.level.stretch
         score = found.score * self._stretch
         self.level.observe(found.p_value)
         return score, np.abs(extended[:, :d] - found.reconstruction[:, :d]) / detector.spread[:d]

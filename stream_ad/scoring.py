@@ -107,8 +107,8 @@ class Scorer:
         verdicts.p_value[known] = found.p_value
         verdicts.score[known] = found.score
         if self.level is not None:
-            # log p / log level: the level is that of the rows before, so that no row moves its own threshold.
-            self.stretch = float(np.log(self.level.budget) / np.log(self.level.rate))
+            # The level is that of the rows before, so that no row moves its own threshold.
+            self.stretch = self.level.stretch
             verdicts.score[known] *= self.stretch
             verdicts.score[batch.clipped & known] = np.maximum(1.0, verdicts.score[batch.clipped & known])
             self.level.observe(found.p_value)

@@ -45,6 +45,11 @@ class AdaptiveLevel:
         self._rows = 0.0
         self._fresh = 0
 
+    @property
+    def stretch(self) -> float:
+        """What makes of log p / log budget, the score by the budget, log p / log rate: 1.0 stands at the level then."""
+        return math.log(self.budget) / math.log(self.rate)
+
     def observe(self, p_value: Float64) -> None:
         """Learn from the conformal p-values [n] of a batch, after it was judged."""
         depth = math.log(self.budget) - np.log(p_value)
