@@ -68,7 +68,7 @@ def test_a_damaged_file_is_refused_by_name(registry: ModelRegistry, file: str) -
         registry.load(version)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"format": 1, "verdict": {}}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"format": 2, "verdict": {}}'])
 def test_a_torn_description_is_refused(registry: ModelRegistry, content: str) -> None:
     version = registry.save(a_snapshot())
     (Path(registry.path) / version / "model.json").write_text(content)
@@ -82,6 +82,20 @@ def test_weights_without_a_sum_are_refused(registry: ModelRegistry) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"sha256": {}}))
     with pytest.raises(SnapshotError, match=r"weights\.safetensors is damaged"):
         registry.load(version)
+
+
+def test_a_model_that_another_version_has_kept_is_not_loaded_and_the_log_says_so(
+    registry: ModelRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = registry.save(a_snapshot())
+    registry.set_live(version)
+    path = Path(registry.path) / version / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    assert registry.load_live() is None
+    assert "the next training replaces it" in caplog.text
+    newer = registry.save(a_snapshot())
+    assert registry.publish(newer, version)
+    assert registry.load_live() is not None
 
 
 def test_a_damaged_live_model_gives_way_to_the_newest_good_one(registry: ModelRegistry) -> None:

@@ -212,8 +212,7 @@ class Detector:
             description["prototypes"],
             recipe,
             description["pairs"],
-            # A model that was kept by an earlier version has none.
-            description.get("examples", 0),
+            description["examples"],
         )
         module.load_state_dict(tensors)
         detector.module = module.eval().to(detector.device)

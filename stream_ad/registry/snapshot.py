@@ -23,7 +23,8 @@ Arrays = dict[str, NDArray[np.generic]]
 WEIGHTS_FILE = "weights.safetensors"
 WINDOW_FILE = "window.safetensors"
 MODEL_FILE = "model.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Goes up with each change of what a stored model holds, the names and shapes of its weights among it."""
 NEEDED = frozenset(("created_at", "schema_fingerprint", "features", "description", "report", "verdict", "sha256"))
 
 
@@ -101,7 +102,10 @@ def read_metadata(version: str, read: Read) -> dict[str, Any]:
     except ValueError as error:
         raise SnapshotError(f"model {version}: {MODEL_FILE} cannot be read: {error}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT_VERSION:
-        raise SnapshotError(f"model {version}: {MODEL_FILE} is not of format {FORMAT_VERSION}")
+        raise SnapshotError(
+            f"model {version}: {MODEL_FILE} is not of format {FORMAT_VERSION}: if another version of stream_ad has "
+            "kept it, the next training replaces it"
+        )
     if missing := sorted(NEEDED - metadata.keys()):
         raise SnapshotError(f"model {version}: {MODEL_FILE} lacks {', '.join(missing)}")
     return metadata
@@ -129,8 +133,7 @@ def read_snapshot(version: str, read: Read, with_window: bool = True) -> Snapsho
             verdict=metadata["verdict"],
             created_at=metadata["created_at"],
             window=load_arrays(content[WINDOW_FILE]) if WINDOW_FILE in content else None,
-            # A model that was kept by an earlier version has none.
-            context=metadata.get("context", NO_CONTEXT),
+            context=metadata["context"],
         )
     except (KeyError, SafetensorError) as error:
         raise SnapshotError(f"model {version} cannot be read: {error!r}") from error
