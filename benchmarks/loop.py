@@ -17,6 +17,7 @@ from stream_ad.detector.temporal import TemporalContext
 from stream_ad.learning import AdaptiveLevel, ColdStart, LoadedModel, gate
 from stream_ad.learning.changes import ChangeWatch
 from stream_ad.learning.rollback import RollBack
+from stream_ad.learning.second_opinion import admit_recurring
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.window import InlierWindow
 
@@ -152,7 +153,7 @@ class Loop:
             self._swapped()
             assert self.models.live is not None
             # What only the model that was taken back found normal would be learned once more.
-            self.window.judge_anew(self.models.live.detector.score(self.window.inliers.ordered()[0]))
+            self.window.judge_anew(self.models.live.detector.score(self.window.inliers.ordered().values))
 
     def _swapped(self) -> None:
         """Another model is live."""
@@ -161,10 +162,18 @@ class Loop:
         self.roll_back.swapped(self.models.live)
         self.changes.swapped()
 
+    def _offered(self, trigger: str) -> InlierWindow:
+        """The window as a training takes it."""
+        offered = InlierWindow(self.window.inliers.capacity, self.context.width, self._alpha)
+        offered.restore(self.window.state())
+        if trigger != "regime":
+            admit_recurring(offered, "cpu", self._seed, self._recipe or Recipe())
+        return offered
+
     def _train(self, trigger: str) -> None:
         """Fit a model on the window; it is live at once if the gate lets it through."""
         self.triggers.started(float(self.window.seen), self.window.seen)
-        training = self.window.training_rows(self._seed)
+        training = self._offered(trigger).training_rows(self._seed)
         learned, held_out = gate.hold_out(training)
         detector = learned.teach(Detector(self._alpha, "cpu", self._seed, self._recipe), self._alpha)
         live = None if self.models.live is None else self.models.live.detector

@@ -8,12 +8,20 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ad.records import NO_TIMESTAMP, Batch, EndedBy, Episode, RecordSchema, Status, Verdicts, encode_episode
+from stream_ad.records import (
+    NO_TIMESTAMP,
+    Batch,
+    EndedBy,
+    Episode,
+    Place,
+    RecordSchema,
+    Status,
+    Verdicts,
+    encode_episode,
+)
 
 Int64 = NDArray[np.int64]
 Emit = Literal["rows", "episodes"]
-Place = bytes | tuple[str, int]
-"""Whose rows follow each other: those of a key, else those of a topic and partition."""
 Records = tuple[list[bytes | None], list[bytes]]
 """Keys and values of output records."""
 
@@ -41,7 +49,7 @@ class Episodes:
         key. `now` in seconds since the epoch."""
         touched: list[Episode] = []
         if len(verdicts.flagged) or self.open:
-            of_row = places(batch)
+            of_row = batch.places()
             followed = self.open.keys() | {of_row[row] for row in verdicts.flagged.tolist()}
             rows: dict[Place, list[int]] = {}
             for row in np.flatnonzero(verdicts.status == Status.SCORED).tolist():
@@ -92,15 +100,6 @@ class Episodes:
         episode = self.open.pop(place)
         episode.ended_by = why
         return episode
-
-
-def places(batch: Batch) -> list[Place]:
-    """[n] whose each row is."""
-    raw = batch.raw
-    by_record = list(zip(raw.topics, raw.partitions.tolist(), strict=True))
-    return [
-        by_record[record] if key is None else key for key, record in zip(batch.keys, batch.record.tolist(), strict=True)
-    ]
 
 
 def begin(row: int, batch: Batch, verdicts: Verdicts, now: float) -> Episode:
@@ -211,7 +210,7 @@ class Alerts:
         rows = verdicts.flagged.tolist()
         if not rows or self.cooldown.seconds == 0.0:
             return [batch.keys[row] for row in rows], [outputs[row] for row in rows]
-        keys, values, of_row = [], [], places(batch)
+        keys, values, of_row = [], [], batch.places()
         for row in rows:
             at = seconds(int(batch.timestamps[row]), now)
             if not self.cooldown.allows(of_row[row], at):

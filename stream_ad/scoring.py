@@ -111,7 +111,7 @@ class Scorer:
             self.stretch = self.level.stretch
             verdicts.score[known] *= self.stretch
             verdicts.score[batch.clipped & known] = np.maximum(1.0, verdicts.score[batch.clipped & known])
-            self.level.observe(found.p_value)
+            self.level.observe(found.p_value, batch.sequences()[known])
         verdicts.is_anomaly[known] = verdicts.score[known] >= 1.0
         verdicts.flagged = np.flatnonzero(verdicts.is_anomaly)
         d = self._n_features

@@ -285,7 +285,11 @@ class Worker:
         # The cold start's scores are not calibrated: to the window they are no scores at all.
         score = np.where(verdicts.status == Status.SCORED, verdicts.score, np.nan)
         changes = self._learner.observe(
-            extended[learnable], score[learnable], self._scorer.distance[learnable], self._scorer.stretch
+            extended[learnable],
+            score[learnable],
+            self._scorer.distance[learnable],
+            batch.sequences()[learnable],
+            self._scorer.stretch,
         )
         self._learner.remember(batch, np.flatnonzero(learnable), extended[learnable], score[learnable])
         self._counts["drifts"] += len(changes.drifts)

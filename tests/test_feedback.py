@@ -55,10 +55,10 @@ class Loop:
         self.feedback.remember(batch, rows, values[rows], score)
 
     def inliers(self) -> list[int]:
-        return [int(value) for value in self.window.inliers.ordered()[0][:, 0]]
+        return [int(value) for value in self.window.inliers.ordered().values[:, 0]]
 
     def quarantined(self) -> list[int]:
-        return [int(value) for value in self.window.quarantine.ordered()[0][:, 0]]
+        return [int(value) for value in self.window.quarantine.ordered().values[:, 0]]
 
     def anomalies(self) -> list[int]:
         return sorted(int(value) for value in self.feedback.anomalies[:, 0])
@@ -278,7 +278,7 @@ def test_a_worker_takes_labels_from_a_file_that_grows_and_keeps_what_they_change
     again.restore()
     assert again.feedback is not None
     assert np.allclose(again.feedback.anomalies[-1], rows[3])
-    assert 5 in again.window.inliers.ordered()[1]
+    assert 5 in again.window.inliers.ordered().position
 
 
 def with_labels(settings: dict[str, Any], topic: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from stream_ad.learning import ColdStart
 from stream_ad.learning.cores import threads_each, usable_cores
 from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32
 from stream_ad.learning.triggers import Triggers
-from stream_ad.learning.truncation import inlier_probability
+from stream_ad.learning.truncation import in_company, inlier_probability
 from stream_ad.learning.window import InlierWindow
 
 
@@ -65,6 +65,50 @@ def test_a_threshold_that_is_too_low_shows_in_the_flagged_inliers() -> None:
     rng = np.random.default_rng(0)
     scores = 1.15 * exponential_scores(200_000, 0.01, rng)
     assert inlier_probability(scores, 0.01)[scores >= 1.0].sum() > 1.3 * 0.01 * 200_000
+
+
+def a_fault(n: int, start: int, length: int) -> np.ndarray:
+    """Scores of n inliers with a fault that begins and ends below the threshold."""
+    score = np.full(n, 0.2)
+    score[start : start + length] = 0.9
+    score[start + length // 4 : start + 3 * length // 4] = 1.6
+    return score
+
+
+def test_the_rows_around_a_fault_are_not_learned_either() -> None:
+    window = InlierWindow(2000, 2, 0.01)
+    window.add(numbered(0, 2000), a_fault(2000, 500, 40))
+    learned = window.training_rows().rows[:, 0]
+    assert not ((learned >= 500) & (learned < 540)).any()
+    assert len(learned) > 1850, "and little else is left out"
+
+
+def test_a_row_that_is_strange_alone_takes_no_others_with_it() -> None:
+    window = InlierWindow(2000, 2, 0.01)
+    score = np.full(2000, 0.2)
+    score[::200] = 1.6
+    window.add(numbered(0, 2000), score)
+    assert len(window.training_rows().rows) == 1990
+
+
+def test_rows_that_are_strange_everywhere_are_no_company() -> None:
+    """Where single anomalies are frequent their neighbours are ordinary rows."""
+    strange = np.random.default_rng(0).random(20_000) < 0.03
+    assert in_company(strange, 0.001, np.zeros(20_000, int)).mean() < 0.02
+
+
+def test_company_is_sought_among_the_rows_of_one_key() -> None:
+    """Ten keys by turns; one of them has a fault."""
+    key = np.arange(4000) % 10
+    strange = (key == 3) & (np.arange(4000) >= 2000) & (np.arange(4000) < 2200)
+    company = in_company(strange, 0.001, key)
+    assert company[strange].all()
+    assert not company[key != 3].any()
+
+
+def test_an_inlier_has_company_by_chance_less_than_once_in_a_hundred_rows() -> None:
+    strange = np.random.default_rng(0).random(200_000) < 0.001
+    assert in_company(strange, 0.001, np.zeros(200_000, int)).mean() < 0.01
 
 
 def test_flagged_rows_older_than_the_window_are_forgotten() -> None:

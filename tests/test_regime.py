@@ -406,10 +406,12 @@ def learner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_the_learner_trains_on_a_regime_change_and_remembers_it_across_a_restart(pump: Pump, learner: Any) -> None:
     first, jobs = learner()
-    first.observe(pump.rows(2000), np.full(2000, 0.5), np.full((2000, 3), 0.1))
+    first.observe(pump.rows(2000), np.full(2000, 0.5), np.full((2000, 3), 0.1), np.zeros(2000, int))
     first.step()
     assert jobs == [] and not first.regime_change
-    changes = first.observe(pump.rows(LASTING, 10.0), np.full(LASTING, 3.0), np.full((LASTING, 3), 9.0))
+    changes = first.observe(
+        pump.rows(LASTING, 10.0), np.full(LASTING, 3.0), np.full((LASTING, 3), 9.0), np.zeros(LASTING, int)
+    )
     assert changes.regime == "adapt" and first.regime_change
     first.step()
     assert [job.trigger for job, _ in jobs] == ["regime"]
@@ -427,7 +429,7 @@ def test_after_a_roll_back_what_the_earlier_model_flags_leaves_the_window(
     """An operating point that was learned and is a fault after all must not be learned once more."""
     loop, _ = learner()
     rows = np.concatenate([pump.rows(1000), pump.rows(300, 20.0)])
-    loop.observe(rows, np.full(1300, 0.5), np.full((1300, 3), 0.1))
+    loop.observe(rows, np.full(1300, 0.5), np.full((1300, 3), 0.1), np.zeros(1300, int))
     models = [LoadedModel("2", 0.0, Ranges(rows)), LoadedModel("1", 0.0, Ranges(rows[:1000]))]  # type: ignore[arg-type]  # as detectors
     monkeypatch.setattr(loop.follower, "next_model", lambda now: models.pop(0))
     loop.step()

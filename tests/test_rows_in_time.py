@@ -125,7 +125,7 @@ def found(learned: tuple[Path, Worker], tmp_path_factory: pytest.TempPathFactory
         in_time(copytree(learned[0], tmp_path_factory.mktemp("found") / "models")), source=source, sink=sink
     )
     assert score_all(worker, source, faulty_stream()) == 0
-    assert worker._learner.window.quarantine.ordered()[0].shape[1] == WIDTH
+    assert worker._learner.window.quarantine.ordered().values.shape[1] == WIDTH
     outputs = [json.loads(value) for value in sink.values]
     return {pump: [one for one in outputs if one["key"] == pump] for pump in PUMPS}
 

@@ -42,6 +42,7 @@ def a_job(registry: Path, recipe: Recipe = TINY, **changes: object) -> Job:
         "seed": 0,
         "threads": 1,
         "trigger": "rows",
+        "window_rows": 1000,
         "recipe": asdict(recipe),
         "reference": "first",
         "parent": os.getpid(),

@@ -7,9 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ad.learning.truncation import bins, fall_off
+from stream_ad.learning.truncation import bins, fall_off, suspects
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 
 BOUND = 4.0
 """The level stays within this factor of the budget, whatever comes."""
@@ -50,12 +51,16 @@ class AdaptiveLevel:
         """What makes of log p / log budget, the score by the budget, log p / log rate: 1.0 stands at the level then."""
         return math.log(self.budget) / math.log(self.rate)
 
-    def observe(self, p_value: Float64) -> None:
-        """Learn from the conformal p-values [n] of a batch, after it was judged."""
-        depth = math.log(self.budget) - np.log(p_value)
+    def observe(self, p_value: Float64, sequence: Int64 | None = None) -> None:
+        """Learn from the conformal p-values [n] of a batch, after it was judged. Rows of one `sequence` [n] follow each
+        other; without it all do."""
+        log_p = np.log(p_value)
+        sequence = np.zeros(len(p_value), np.int64) if sequence is None else sequence
+        log_p = log_p[~suspects(log_p / math.log(self.rate), self.budget, sequence)]
+        depth = math.log(self.budget) - log_p
         self._counts += np.histogram(depth, self._edges)[0]
         self._rows += int((depth < self._edges[-1]).sum())
-        self._fresh += len(p_value)
+        self._fresh += len(depth)
         if self._fresh < max(FIRST_STEP, STEP * self._rows):
             return
         self._fresh = 0

@@ -74,9 +74,9 @@ class ChangeWatch:
         Without them the window would lag behind the stream, more with each training, until most of it is flagged.
         Faults are flagged mildly, too, but as often before as now.
         """
-        _, position, score = self._window.quarantine.ordered()
-        mild = (position >= self._live_since) & (score < FAR)
-        late = position >= (self._live_since + self._window.seen) // 2
+        held = self._window.quarantine.ordered()
+        mild = (held.position >= self._live_since) & (held.score < FAR)
+        late = held.position >= (self._live_since + self._window.seen) // 2
         before, now = int((mild & ~late).sum()), int((mild & late).sum())
         if now > 2 * before + 3.0 * (before + now) ** 0.5:
             self._window.admit(mild)

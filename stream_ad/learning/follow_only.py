@@ -19,6 +19,7 @@ from stream_ad.registry import ModelRegistry
 log = logging.getLogger("stream_ad.learning")
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 
 
 class FollowOnly:
@@ -38,7 +39,9 @@ class FollowOnly:
         """The live model, if there is one yet. Raises `SchemaMismatch` if it has another schema."""
         return self._follower.first(with_window=False)[0]
 
-    def observe(self, values: Float64, score: Float64, residual: Float64, stretch: float = 1.0) -> Changes:
+    def observe(
+        self, values: Float64, score: Float64, residual: Float64, sequence: Int64, stretch: float = 1.0
+    ) -> Changes:
         """The trainer reads the stream for itself."""
         return Changes()
 

@@ -109,7 +109,7 @@ class ModelFollower:
     def _prepare(self, snapshot: Snapshot, false_alarm_rate: float) -> LoadedModel:
         settings = self._settings
         require_schema(snapshot, settings.schema)
-        detector = Detector.restore(snapshot.description, snapshot.weights, settings.device)  # type: ignore[arg-type]  # checked by the config
+        detector = Detector.restore(snapshot.description, snapshot.weights, settings.device)
         # The budget may have been changed since it learned.
         detector.set_false_alarm_rate(false_alarm_rate)
         row = detector.centre

@@ -28,6 +28,7 @@ from stream_ad.registry import ModelRegistry, RegistryError
 log = logging.getLogger("stream_ad.learning")
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 
 
 class Learner:
@@ -123,13 +124,16 @@ class Learner:
             self.triggers.last_started = time.monotonic()
         return model
 
-    def observe(self, values: Float64, score: Float64, residual: Float64, stretch: float = 1.0) -> Changes:
+    def observe(
+        self, values: Float64, score: Float64, residual: Float64, sequence: Int64, stretch: float = 1.0
+    ) -> Changes:
         """Offer rows [n, width], extended as they were scored, with their scores [n] (NaN: no model) to the window.
 
-        `residual` [n, d] is their distance from what the model expected, in spreads of the feature, `stretch` what
-        the adaptive level multiplied the scores by: that it moves is no change of the stream.
+        `residual` [n, d] is their distance from what the model expected, in spreads of the feature, `sequence` [n] what
+        tells which follow each other, `stretch` what the adaptive level multiplied the scores by: that it moves is no
+        change of the stream.
         """
-        self.window.add(values, score)
+        self.window.add(values, score, sequence)
         self.roll_back.observe(values, score)
         return self.changes.observe(score / stretch, residual)
 
@@ -184,7 +188,7 @@ class Learner:
         back, self._live_version = model.version < self._live_version, model.version
         if back and len(self.window):
             before = len(self.window)
-            self.window.judge_anew(model.detector.score(self.window.inliers.ordered()[0]))
+            self.window.judge_anew(model.detector.score(self.window.inliers.ordered().values))
             log.info(
                 "an earlier model is live again: what it flags has left the window",
                 extra={"version": model.version, "rows": before - len(self.window)},
@@ -195,6 +199,7 @@ class Learner:
         job = Job(
             registry=self._registry.path,
             keep=self._registry.keep,
+            window_rows=s.window_rows,
             features=list(s.schema.features),
             fingerprint=s.schema.fingerprint,
             context=s.schema.context,

@@ -113,9 +113,9 @@ class RegimeWatch:
     def _decide(self, least_rows: int) -> str | None:
         """Look at the quarantined rows; let them in, or say why not."""
         self._next_look = self._window.seen + self.rows
-        values, position, score = self._window.quarantine.ordered()
-        recent = np.flatnonzero(position >= self._since)
-        isolated = isolation(values[recent], self._window.inliers.ordered()[0])
+        held = self._window.quarantine.ordered()
+        recent = np.flatnonzero(held.position >= self._since)
+        isolated = isolation(held.values[recent], self._window.inliers.ordered().values)
         facts = {"flagged": len(recent), "isolation": round(float(np.median(isolated)), 2)}
         if np.median(isolated) > COHERENT:
             if not self._told:
@@ -135,8 +135,8 @@ class RegimeWatch:
                 extra=facts,
             )
             return "hold"
-        chosen = np.zeros(len(values), np.bool_)
-        chosen[recent] = (isolated <= EXTREME) & ~far_above(score[recent])
+        chosen = np.zeros(len(held), np.bool_)
+        chosen[recent] = (isolated <= EXTREME) & ~far_above(held.score[recent])
         self._let_in(chosen, least_rows)
         log.warning(
             "the operating point has changed: flagged rows that are like each other are learned as normal now. If they "
@@ -148,7 +148,7 @@ class RegimeWatch:
     def _let_in(self, chosen: Bool, least_rows: int) -> None:
         self.phase = Phase.ADAPTING
         self._window.admit(chosen)
-        new = int((self._window.inliers.ordered()[1] >= self._since).sum())
+        new = int((self._window.inliers.ordered().position >= self._since).sum())
         # Among many more rows of the former operating point the new ones would be the rare and strange ones, and
         # calibration would let most of the budget fall on them.
         self._window.thin(max(new, least_rows - new), before=self._since)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stream_ad.detector.detector import Device
 from stream_ad.records import RecordSchema
 
 
@@ -23,7 +24,7 @@ class LearningSettings:
     on_regime_change: str
     reference: str
     rollback_after: int
-    device: str
+    device: Device
     seed: int
     threads: int
     labels: bool = False

@@ -20,6 +20,7 @@ from stream_ad.records import Context
 
 if TYPE_CHECKING:
     from stream_ad.detector import Detector
+    from stream_ad.detector.detector import Device
     from stream_ad.learning.gate import Verdict
     from stream_ad.registry import ModelRegistry
 
@@ -34,11 +35,12 @@ class Job:
 
     registry: str
     keep: int
+    window_rows: int
     features: list[str]
     fingerprint: str
     context: Context
     false_alarm_rate: float
-    device: str
+    device: Device
     seed: int
     threads: int
     trigger: str
@@ -72,6 +74,7 @@ def run(folder: Path) -> Result:
     from stream_ad.detector import Detector, Recipe
     from stream_ad.learning import gate, reference
     from stream_ad.learning.data_report import burst_left_out
+    from stream_ad.learning.second_opinion import admit_recurring
     from stream_ad.learning.window import InlierWindow
     from stream_ad.registry import ModelRegistry, Snapshot
 
@@ -81,9 +84,11 @@ def run(folder: Path) -> Result:
     torch.set_num_threads(job.threads)
     started = time.time()
     arrays = load_file(folder / WINDOW_FILE)
-    n, width = arrays["inliers.values"].shape
-    window = InlierWindow(max(1, n), width, job.false_alarm_rate)
+    recipe = Recipe(**job.recipe)
+    window = InlierWindow(job.window_rows, arrays["inliers.values"].shape[1], job.false_alarm_rate)
     window.restore(arrays)
+    # Rows of a new operating point have been let in already, and those of the former one thinned out.
+    admitted = 0 if job.trigger == "regime" else admit_recurring(window, job.device, job.seed, recipe)
     training = window.training_rows(job.seed)
     learned, held_out = gate.hold_out(training)
 
@@ -91,7 +96,7 @@ def run(folder: Path) -> Result:
         if os.getppid() != job.parent:
             raise SystemExit("the worker is gone")
 
-    detector = Detector(job.false_alarm_rate, job.device, job.seed, Recipe(**job.recipe))  # type: ignore[arg-type]  # device was checked by the config
+    detector = Detector(job.false_alarm_rate, job.device, job.seed, recipe)
     learned.teach(detector, job.false_alarm_rate, arrays.get("anomalies.values"), end_with_parent)
     screened = job.trigger != "regime"
     unseen = len(learned.rows) < len(training.rows)
@@ -107,7 +112,10 @@ def run(folder: Path) -> Result:
         description=detector.description(),
         schema_fingerprint=job.fingerprint,
         features=job.features,
-        report=report(job, training.rows, time.time() - started) | figures(verdict) | asdict(moved),
+        report=report(job, training.rows, time.time() - started)
+        | {"recurring_rows": admitted}
+        | figures(verdict)
+        | asdict(moved),
         verdict={"accepted": verdict.accepted, "reasons": verdict.reasons, "refused_by": list(verdict.refusals)},
         created_at=time.time(),
         window=arrays,
@@ -134,7 +142,7 @@ def live_detector(registry: ModelRegistry, job: Job) -> Detector | None:
         return None
     if snapshot is None or snapshot.schema_fingerprint != job.fingerprint:
         return None
-    return Detector.restore(snapshot.description, snapshot.weights, job.device)  # type: ignore[arg-type]  # was checked by the config
+    return Detector.restore(snapshot.description, snapshot.weights, job.device)
 
 
 def figures(verdict: Verdict) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+Int64 = NDArray[np.int64]
 
 BODY = 3.0
 """Rows with a p-value of up to so many times the budget take part: nearly all of those above it are inliers."""
@@ -19,6 +21,12 @@ PRIOR_ROWS = 8.0
 FLATTEST, STEEPEST = 0.4, 2.0
 BODY_BINS, TAIL_BINS = 10, 30
 STEPS = 50
+RARE = 0.001
+"""p-value of rows that are no inliers where several come together."""
+RADII = (1, 2, 4, 8, 16, 32, 64)
+"""Rows to both sides of a row that are looked at."""
+COINCIDENCE = 1000.0
+"""An inlier has company by chance once in so many rows, for each radius."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +107,49 @@ def inlier_probability(score: Float64, alpha: float) -> Float64:
     edges = bins(alpha)
     found = fall_off(np.histogram(depth, edges)[0].astype(np.float64), int((depth < edges[-1]).sum()), alpha)
     return np.where(depth < edges[0], 1.0, np.where(score < FAR, found.inlier_probability(depth), 0.0))
+
+
+def suspects(score: Float64, alpha: float, sequence: Int64) -> Bool:
+    """Which rows with these scores under the budget alpha are part of something that goes on: see `in_company`. All [n]
+    in time order, NaN where no model gave a score."""
+    rare = min(RARE, alpha)
+    return in_company(score >= math.log(rare) / math.log(alpha), rare, sequence)
+
+
+def in_company(strange: Bool, chance: float, sequence: Int64) -> Bool:
+    """Which rows have more `strange` ones around them than the `chance` of one explains. All [n] in time order; rows
+    of one `sequence` are neighbours.
+
+    A fault goes on for some rows, and begins and ends with ones that are not flagged. Next to the budget's few inliers
+    those are many: in the window they would lift the next threshold, and that let in more of them. What the neighbours
+    of an inlier are says little of its own score, so leaving out all rows in company cuts little off the inliers'
+    distribution. The count within a radius is a scan statistic (Naus 1965), where rows are independent a Poisson
+    variable; where more rows are strange everywhere, more company is asked of each.
+    """
+    n = len(strange)
+    if not strange.any():
+        return np.zeros(n, dtype=bool)
+    order = np.argsort(sequence, kind="stable")
+    grouped, there = sequence[order], strange[order]
+    first, end = np.searchsorted(grouped, grouped, "left"), np.searchsorted(grouped, grouped, "right")
+    total = np.concatenate([[0], np.cumsum(there)])
+    chance = max(chance, float(total[-1]) / n)
+    place = np.arange(n)
+    found = np.zeros(n, dtype=bool)
+    for radius in RADII:
+        around = total[np.minimum(place + radius + 1, end)] - total[np.maximum(place - radius, first)]
+        found |= around - there >= chance_count(2.0 * radius * chance)
+    company = np.empty(n, dtype=bool)
+    company[order] = found
+    return company
+
+
+def chance_count(mean: float) -> int:
+    """The least count that a Poisson variable with this mean reaches once in `COINCIDENCE` at most."""
+    count, term = 0, math.exp(-mean)
+    beyond = 1.0 - term
+    while beyond > 1.0 / COINCIDENCE:
+        count += 1
+        term *= mean / count
+        beyond -= term
+    return count + 1

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_ad.detector import Detector
-from stream_ad.learning.truncation import FAR, inlier_probability
+from stream_ad.learning.truncation import FAR, inlier_probability, suspects
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -53,40 +54,69 @@ class TrainingRows:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of numbers, and what the window knows of each."""
+
+    values: Float64
+    """[n, d]"""
+    position: Int64
+    """[n] how many rows had been offered before."""
+    score: Float64
+    """[n] NaN where there was no model yet, or where something else let the row in."""
+    sequence: Int64
+    """[n] rows of one number follow each other, as those of a record key do."""
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def __getitem__(self, which: Bool | Int64 | slice) -> Rows:
+        return Rows(self.values[which], self.position[which], self.score[which], self.sequence[which])
+
+    def and_by_time(self, others: Rows) -> tuple[Rows, Bool]:
+        """These and others in order of time, and which are the others."""
+        order = np.argsort(np.concatenate([self.position, others.position]), kind="stable")
+        joined = Rows(*(np.concatenate([getattr(self, f.name), getattr(others, f.name)])[order] for f in fields(Rows)))
+        return joined, order >= len(self)
+
+
 class Ring:
-    """The last `capacity` rows of numbers with a position and a score for each."""
+    """The last `capacity` rows."""
 
     def __init__(self, capacity: int, n_features: int) -> None:
-        self.values = np.empty((capacity, n_features))
-        self.position = np.empty(capacity, np.int64)
-        self.score = np.zeros(capacity)
+        self.capacity = capacity
+        self._kept = Rows(
+            np.empty((capacity, n_features)),
+            np.empty(capacity, np.int64),
+            np.zeros(capacity),
+            np.empty(capacity, np.int64),
+        )
         self._end = 0
         self._size = 0
 
     def __len__(self) -> int:
         return self._size
 
-    def add(self, values: Float64, position: Int64, score: Float64) -> None:
-        capacity = len(self.position)
-        values, position, score = values[-capacity:], position[-capacity:], score[-capacity:]
-        at = (self._end + np.arange(len(position))) % capacity
-        self.values[at], self.position[at], self.score[at] = values, position, score
-        self._end = (self._end + len(position)) % capacity
-        self._size = min(capacity, self._size + len(position))
+    def add(self, rows: Rows) -> None:
+        rows = rows[-self.capacity :]
+        at = (self._end + np.arange(len(rows))) % self.capacity
+        for field in fields(Rows):
+            getattr(self._kept, field.name)[at] = getattr(rows, field.name)
+        self._end = (self._end + len(rows)) % self.capacity
+        self._size = min(self.capacity, self._size + len(rows))
 
-    @property
-    def capacity(self) -> int:
-        return len(self.position)
-
-    def replace(self, values: Float64, position: Int64, score: Float64) -> None:
+    def replace(self, rows: Rows) -> None:
         """Hold these rows, oldest first, in place of all others."""
         self._end = self._size = 0
-        self.add(values, position, score)
+        self.add(rows)
 
-    def ordered(self) -> tuple[Float64, Int64, Float64]:
-        """Copies of values, positions and scores, oldest first."""
-        at = (self._end - self._size + np.arange(self._size)) % len(self.position)
-        return self.values[at], self.position[at], self.score[at]
+    def scale(self, factor: float) -> None:
+        """Multiply all scores."""
+        self._kept.score[:] *= factor
+
+    def ordered(self) -> Rows:
+        """Copies of all rows, oldest first."""
+        return self._kept[(self._end - self._size + np.arange(self._size)) % self.capacity]
 
 
 class InlierWindow:
@@ -100,37 +130,44 @@ class InlierWindow:
         self.inliers = Ring(capacity, n_features)
         self.quarantine = Ring(max(64, round(QUARANTINE_SHARE * capacity)), n_features)
         self.seen = 0
-        self._alpha = alpha
+        self.alpha = alpha
 
     def __len__(self) -> int:
         return len(self.inliers)
 
-    def add(self, values: Float64, score: Float64) -> None:
-        """Take rows [n, d] with their scores [n]; NaN where there was no model yet."""
+    @property
+    def young(self) -> bool:
+        """Whether no more rows have been offered yet than it can hold."""
+        return self.seen <= self.inliers.capacity
+
+    def add(self, values: Float64, score: Float64, sequence: Int64 | None = None) -> None:
+        """Take rows [n, d] with their scores [n]; NaN where there was no model yet. Rows of one `sequence` [n] follow
+        each other; without it all do."""
         position = self.seen + np.arange(len(score))
         self.seen += len(score)
+        rows = Rows(values, position, score, np.zeros_like(position) if sequence is None else sequence)
         flagged = score >= 1.0
-        for ring, rows in ((self.inliers, ~flagged), (self.quarantine, flagged)):
-            ring.add(values[rows], position[rows], score[rows])
+        self.inliers.add(rows[~flagged])
+        self.quarantine.add(rows[flagged])
 
     def set_false_alarm_rate(self, alpha: float) -> None:
         """Put the scores on the scale of another budget: a row's p-value stays, its score is log p / log alpha."""
         for ring in (self.inliers, self.quarantine):
-            ring.score *= np.log(self._alpha) / np.log(alpha)
-        self._alpha = alpha
+            ring.scale(math.log(self.alpha) / math.log(alpha))
+        self.alpha = alpha
 
     def thin(self, rows: int, before: int) -> None:
         """Keep `rows` of the inliers from before this position, evenly spread over time.
 
         Of the quarantined rows from before it the same share stays: calibration takes both together.
         """
-        earlier = self.inliers.ordered()[1] < before
+        earlier = self.inliers.ordered().position < before
         share = min(1.0, rows / max(1, int(earlier.sum())))
         for ring in (self.inliers, self.quarantine):
-            values, position, score = ring.ordered()
-            earlier = position < before
+            held = ring.ordered()
+            earlier = held.position < before
             kept = ~earlier | (np.floor(np.cumsum(earlier) * share) > np.floor((np.cumsum(earlier) - 1) * share))
-            ring.replace(values[kept], position[kept], score[kept])
+            ring.replace(held[kept])
 
     def admit(self, chosen: Bool) -> None:
         """Move those of the quarantined rows [k], oldest first, that are `chosen` among the inliers.
@@ -138,82 +175,88 @@ class InlierWindow:
         Each gets its place in time, and no score: no model let it in, so calibration takes it as it is. The oldest
         inliers make room.
         """
-        flagged, position, score = self.quarantine.ordered()
-        self._insert(flagged[chosen], position[chosen])
-        self.quarantine.replace(flagged[~chosen], position[~chosen], score[~chosen])
+        flagged = self.quarantine.ordered()
+        self._insert(flagged[chosen])
+        self.quarantine.replace(flagged[~chosen])
 
     def settle(self, values: Float64, position: Int64, normal: Bool) -> None:
         """Take in what people say of rows [k, d] that were offered as those at these positions: `normal` ones belong
         among the inliers, as with `admit`, the others neither there nor in the quarantine."""
-        inside = np.isin(position, self.inliers.ordered()[1])
+        inside = np.isin(position, self.inliers.ordered().position)
         for ring, wrong in ((self.inliers, position[~normal]), (self.quarantine, position)):
-            rows, at, score = ring.ordered()
-            kept = ~np.isin(at, wrong)
-            ring.replace(rows[kept], at[kept], score[kept])
-        self._insert(values[normal & ~inside], position[normal & ~inside])
+            held = ring.ordered()
+            ring.replace(held[~np.isin(held.position, wrong)])
+        # Nobody asks what is next to a row without a score.
+        alone = np.full(len(position), -1)
+        self._insert(Rows(values, position, np.full(len(position), np.nan), alone)[normal & ~inside])
 
     def judge_anew(self, score: Float64) -> None:
         """Take the inliers for what these scores [n], oldest first, say: flagged ones go to the quarantine."""
-        values, position, _ = self.inliers.ordered()
+        held = replace(self.inliers.ordered(), score=score)
         flagged = score >= 1.0
-        self.inliers.replace(values[~flagged], position[~flagged], score[~flagged])
-        quarantined = self.quarantine.ordered()
-        at = np.concatenate([quarantined[1], position[flagged]])
-        order = np.argsort(at)
-        values = np.concatenate([quarantined[0], values[flagged]])
-        score = np.concatenate([quarantined[2], score[flagged]])
-        self.quarantine.replace(values[order], at[order], score[order])
+        self.inliers.replace(held[~flagged])
+        self.quarantine.replace(self.quarantine.ordered().and_by_time(held[flagged])[0])
 
-    def _insert(self, values: Float64, position: Int64) -> None:
+    def _insert(self, rows: Rows) -> None:
         """Rows among the inliers, each at its place in time and without a score."""
-        rows, at, score = self.inliers.ordered()
-        at = np.concatenate([at, position])
-        order = np.argsort(at)
-        score = np.concatenate([score, np.full(len(position), np.nan)])
-        self.inliers.replace(np.concatenate([rows, values])[order], at[order], score[order])
+        unscored = replace(rows, score=np.full(len(rows), np.nan))
+        self.inliers.replace(self.inliers.ordered().and_by_time(unscored)[0])
+
+    def by_time(self) -> tuple[Rows, Bool]:
+        """Inliers, and the quarantined rows since the first of them, in order; and which are quarantined."""
+        inliers, quarantined = self.inliers.ordered(), self.quarantine.ordered()
+        since = inliers.position[0] if len(inliers) else 0
+        return inliers.and_by_time(quarantined[quarantined.position >= since])
 
     def training_rows(self, seed: int = 0) -> TrainingRows:
-        """The inliers, and of the mildly flagged rows that fell between them as many as are inliers too.
+        """The inliers without suspects, and of the mildly flagged rows that fell between them as many as are inliers
+        too.
 
         Which of them are inliers nobody knows, but how likely each is: see `inlier_probability`.
         """
-        rows, position, score = self.inliers.ordered()
-        flagged, flagged_position, flagged_score = self.quarantine.ordered()
-        recent = flagged_position >= (position[0] if len(position) else 0)
-        scored = np.isfinite(score)
-        share = float(scored.mean()) if len(score) else 0.0
-        all_scores = np.concatenate([score[scored], flagged_score[recent]])
-        probability = inlier_probability(all_scores, self._alpha)
-        drawn = np.random.default_rng(seed).random(len(probability)) < probability
-        kept = np.ones(len(rows), dtype=bool)
-        kept[scored] = drawn[: scored.sum()]
-        extra = drawn[scored.sum() :]
-        place = np.searchsorted(position[kept], flagged_position[recent][extra])
-        return TrainingRows(rows[kept], flagged[recent][extra], place.astype(np.int64), share)
+        rows, flagged = self.by_time()
+        scored = np.isfinite(rows.score)
+        suspect = scored & suspects(rows.score, self.alpha, rows.sequence)
+        probability = np.where(suspect, 0.0, 1.0)
+        judged = scored & ~suspect
+        probability[judged] = inlier_probability(rows.score[judged], self.alpha)
+        drawn = np.random.default_rng(seed).random(len(rows)) < probability
+        kept = drawn & ~flagged
+        return TrainingRows(
+            rows=rows.values[kept],
+            flagged=rows.values[drawn & flagged],
+            flagged_place=np.cumsum(kept, dtype=np.int64)[drawn & flagged],
+            scored_share=float(scored[kept].mean()) if kept.any() else 0.0,
+        )
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """All of it as arrays, for `restore`."""
         arrays: dict[str, NDArray[np.generic]] = {
             "seen": np.array([self.seen], np.int64),
-            "false_alarm_rate": np.array([self._alpha]),
+            "false_alarm_rate": np.array([self.alpha]),
         }
         for name, ring in (("inliers", self.inliers), ("quarantine", self.quarantine)):
-            arrays[f"{name}.values"], arrays[f"{name}.position"], arrays[f"{name}.score"] = ring.ordered()
+            held = ring.ordered()
+            arrays |= {f"{name}.{field.name}": getattr(held, field.name) for field in fields(Rows)}
         return arrays
 
-    def restore(self, arrays: dict[str, NDArray[np.generic]]) -> None:
+    def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Take over what `state` gave; rows beyond the present capacity are dropped, oldest first.
 
         Scores that were given under another budget come onto the scale of this one.
         """
-        alpha = self._alpha
-        # A window that was kept by an earlier version does not say its own.
-        self._alpha = float(arrays.get("false_alarm_rate", np.array([alpha]))[0])
+        alpha = self.alpha
+        # Windows that were kept by earlier versions lack their own budget, or sequences.
+        self.alpha = float(arrays.get("false_alarm_rate", np.array([alpha]))[0])
         self.seen = int(arrays["seen"][0])
         for name, ring in (("inliers", self.inliers), ("quarantine", self.quarantine)):
+            position = arrays[f"{name}.position"].astype(np.int64)
             ring.add(
-                arrays[f"{name}.values"].astype(np.float64),
-                arrays[f"{name}.position"].astype(np.int64),
-                arrays[f"{name}.score"].astype(np.float64),
+                Rows(
+                    arrays[f"{name}.values"].astype(np.float64),
+                    position,
+                    arrays[f"{name}.score"].astype(np.float64),
+                    arrays.get(f"{name}.sequence", np.zeros_like(position)).astype(np.int64),
+                )
             )
         self.set_false_alarm_rate(alpha)

@@ -18,6 +18,8 @@ NO_TIMESTAMP = int(np.iinfo(np.int64).min)
 """In every `timestamps` column: the row has no usable time stamp."""
 
 Headers = Sequence[tuple[str, bytes | None]]
+Place = bytes | tuple[str, int]
+"""Whose rows follow each other: those of a key, else those of a topic and partition."""
 
 
 @dataclass(slots=True)
@@ -84,6 +86,19 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def places(self) -> list[Place]:
+        """[n] whose each row is."""
+        raw = self.raw
+        of_record = list(zip(raw.topics, raw.partitions.tolist(), strict=True))
+        return [
+            of_record[record] if key is None else key
+            for key, record in zip(self.keys, self.record.tolist(), strict=True)
+        ]
+
+    def sequences(self) -> Int64:
+        """[n] a number of each row's place; in another process it is another one."""
+        return np.fromiter(map(hash, self.places()), np.int64, len(self))
 
     def select(self, rows: Int64) -> Batch:
         """The rows at these indices, which ascend."""
