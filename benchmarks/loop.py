@@ -175,7 +175,9 @@ class Loop:
         self.triggers.started(float(self.window.seen), self.window.seen)
         training = self._offered(trigger).training_rows(self._seed)
         learned, held_out = gate.hold_out(training)
-        detector = learned.teach(Detector(self._alpha, "cpu", self._seed, self._recipe), self._alpha)
+        detector = learned.teach(
+            Detector(self._alpha, "cpu", self._seed, self._recipe), self._alpha, self.context.n_features
+        )
         live = None if self.models.live is None else self.models.live.detector
         unseen = len(learned.rows) < len(training.rows)
         verdict = gate.judge(detector, held_out, learned.rows, live, unseen=unseen, screened=trigger != "regime")

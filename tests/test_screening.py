@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from stream_ad.detector import Detector, Recipe
-from stream_ad.detector.screening import find_bursts, largest_sum
+from stream_ad.detector.fitting import bursts_in
+from stream_ad.detector.screening import largest_sum
+from stream_ad.detector.temporal import TemporalContext
+from stream_ad.simulation import Plant
 
 BRIEF = Recipe(
     autoencoder_steps=30,
@@ -20,7 +24,7 @@ BRIEF = Recipe(
 
 
 def bursts(x: np.ndarray) -> np.ndarray:
-    return find_bursts(torch.from_numpy(x), torch.Generator().manual_seed(0)).numpy()
+    return bursts_in(torch.from_numpy(x), BRIEF, 0).numpy()
 
 
 def noise(n: int = 3000) -> np.ndarray:
@@ -55,6 +59,31 @@ def test_a_regime_longer_than_an_eighth_of_the_window_is_learned() -> None:
 def test_a_stream_that_wanders_is_left_alone() -> None:
     walk = np.cumsum(0.1 * noise(), axis=0)
     assert not bursts(walk).any()
+
+
+@pytest.mark.parametrize("rows", [40, 100])
+def test_a_sensor_that_leaves_the_others_is_a_burst_where_rows_wander_as_far_themselves(rows: int) -> None:
+    x = Plant(seed=1, drift=False).rows(2000).values
+    burst = np.arange(700, 700 + rows)
+    x[burst, 3] += 10.0 / np.sqrt(np.linalg.inv(np.cov(x.T))[3, 3])
+    found = bursts(x)
+    assert found[burst].all()
+    assert found.sum() < rows + 20
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_plant_without_faults_has_no_bursts(seed: int) -> None:
+    assert not bursts(Plant(seed=seed, drift=False).rows(3000).values).any()
+
+
+def test_a_burst_shows_in_the_features_and_not_in_what_tells_of_their_past() -> None:
+    """A mean of the latest rows follows its sensor, which is then nowhere off what the mean says."""
+    plant = Plant(seed=1, drift=False).rows(2000).values
+    spread = 1.0 / np.sqrt(np.linalg.inv(np.cov(plant.T))[3, 3])
+    plant[700:740, 3] += 10.0 * spread
+    extended = TemporalContext(12, 16).extend(plant)
+    left_out = Detector(0.01, "cpu", recipe=BRIEF).fit(extended, features=12).left_out
+    assert set(range(700, 740)) <= set(left_out.tolist()) <= set(range(690, 760))
 
 
 def test_the_largest_sum_is_that_of_one_stretch() -> None:

@@ -90,8 +90,9 @@ def bursts_in(x: Tensor, recipe: Recipe, seed: int) -> Tensor:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         describing = HierarchicalDetector(x.shape[1], GROUPS, recipe).to(x.device)
         v = fit_descriptors(describing, x)
-        position = describing.position(v, describing.whiten(v[:, : x.shape[1]]))
-    return find_bursts(position, torch.Generator().manual_seed(seed))
+        a = v[:, : x.shape[1]]
+        position, surprise = describing.position(v, describing.whiten(a)), describing.impute.surprise(a)
+    return find_bursts(position, surprise, torch.Generator().manual_seed(seed))
 
 
 @dataclass(slots=True)

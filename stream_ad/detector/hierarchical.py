@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stream_ad.detector.autoencoder import Autoencoder
 from stream_ad.detector.calibration import Calibration
@@ -35,6 +36,8 @@ gets its weight with the first of them), and some of the statistics."""
 NOVELTY = slice(1, 3)
 LIKENESS = 3
 """Where among them novelty and likeness stand."""
+ORDINARY = 0.5
+"""How far below the median a part can get, in units of the distance from the median to the 95 % quantile."""
 
 MOST_CANDIDATES = 16
 """Features of a flagged row that are tried out one by one when it is explained."""
@@ -72,6 +75,7 @@ class HierarchicalDetector(nn.Module):
         self.calibration = Calibration()
         self.n_features = n_features
         self.largest = FLOAT32_MAX
+        self.ordinary = ORDINARY
         self.candidates = min(n_features, MOST_CANDIDATES)
         self.part_columns: list[int] = [NAMES.index(name) for name, _ in WEIGHTS if name in NAMES]
         self.nearest_column = NAMES.index("nearest_prototype")
@@ -157,9 +161,13 @@ class HierarchicalDetector(nn.Module):
         return torch.cat([logit[:, None], compared, normalised[:, self.part_columns]], dim=1)
 
     def combine(self, parts: Tensor) -> Tensor:
-        """Parts [n, p] -> raw score [n]."""
+        """Parts [n, p] -> raw score [n].
+
+        A part that finds a row more ordinary than others do says little: it must not make up for one that finds it
+        strange, so below the median parts soon count the same.
+        """
         scaled = (parts - self.part_low) / self.part_range
-        return compress(scaled.clamp(min=-5.0), 25.0) @ self.part_weight
+        return F.celu(compress(scaled, 25.0), self.ordinary) @ self.part_weight
 
     def raw_score(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x [n, d] float64, NaN for missing -> raw score [n], V [n, 2d] without gaps, the reconstruction of A and the

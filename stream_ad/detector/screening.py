@@ -11,28 +11,42 @@ FEWEST_ROWS = 200
 """In smaller windows nothing can be said of stretches."""
 BLOCKS = 8
 ROWS_OF_EACH = 128
-EXPECTED = 0.5
-"""Half of how much stranger, in normal scores, the rows of a burst are than the others."""
-CERTAINTY = 10.0
-"""A burst is found where there is none once in exp(10) windows."""
+FAR_OFF, BROKEN = 0.5, 1.0
+"""Half of how much stranger, in normal scores, the rows of a burst are than the others: by their place among the rows
+of other blocks, and by the most improbable of their values given the others."""
+SURE_FAR_OFF, SURE_BROKEN = 10.0, 28.0
+"""A burst is found where there is none once in exp(10) windows. Of broken relations more is asked: here they are
+straight lines, and where those of the plant are bent a rare operating point leaves them, too."""
 LONGEST = 1.0 / BLOCKS
 """A stretch longer than this share of the window is a regime of its own and no burst."""
 MOST_BURSTS = 3
 
 
-def find_bursts(position: Tensor, generator: torch.Generator) -> Tensor:
-    """[n, s] rows in time order -> true [n] for those in a burst.
+def find_bursts(position: Tensor, surprise: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows [n, s] in time order, and the surprise of each of their values given the others [n, d] -> true [n] for those
+    in a burst.
 
-    Rows of a burst vouch for each other, so each row is held against the other blocks of the window alone. Single
-    anomalies among them may look no stranger than many inliers do, but many in a row are improbable: a burst is
-    the stretch with the largest sum of strangeness (the cumulative sum test, Page 1954). Where neighbours in time are
-    alike, as in most streams, sums wander further, and more is asked of them.
+    Two kinds are looked for. Rows of a burst vouch for each other, so each row is held against the other blocks of the
+    window alone. But in a stream whose places wander much a short fault is nowhere far off; there a sensor that
+    leaves the others shows it.
     """
-    n = position.shape[0]
-    burst = torch.zeros(n, dtype=torch.bool, device=position.device)
-    strangeness = strangeness_to_other_blocks(position, generator)
-    needed = (math.log(n) + CERTAINTY) / (2.0 * EXPECTED) * correlation_length(strangeness)
-    steps = strangeness - EXPECTED
+    far_off = strangeness_to_other_blocks(position, generator)
+    broken = normal_scores(surprise.amax(dim=1))
+    return stretches(far_off, FAR_OFF, SURE_FAR_OFF) | stretches(broken, BROKEN, SURE_BROKEN)
+
+
+def stretches(strangeness: Tensor, expected: float, certainty: float) -> Tensor:
+    """Normal scores [n] in time order -> true [n] in stretches that are too strange for chance.
+
+    Single anomalies may look no stranger than many inliers do, but many in a row are improbable: a burst is the
+    stretch with the largest sum of strangeness, less what half is `expected` of each of its rows (the cumulative sum
+    test, Page 1954). Where neighbours in time are alike, as in most streams, sums wander further, and more is asked of
+    them.
+    """
+    n = strangeness.shape[0]
+    burst = torch.zeros(n, dtype=torch.bool, device=strangeness.device)
+    needed = (math.log(n) + certainty) / (2.0 * expected) * correlation_length(strangeness)
+    steps = strangeness - expected
     for _ in range(MOST_BURSTS):
         start, end, gain = largest_sum(steps)
         if gain < needed:
@@ -53,8 +67,13 @@ def strangeness_to_other_blocks(position: Tensor, generator: torch.Generator) ->
         rows = rows[torch.randperm(rows.shape[0], generator=generator)[:ROWS_OF_EACH].to(rows.device)]
         nearest = torch.cat([torch.cdist(part, rows).amin(dim=1) for part in position.split(2048)])
         distance[:, b] = torch.where(block == b, torch.nan, nearest)
-    rank = distance.nanmedian(dim=1).values.argsort(stable=True).argsort()
-    return normal_score(rank.to(torch.float64) + 0.5, n).to(torch.float64)
+    return normal_scores(distance.nanmedian(dim=1).values)
+
+
+def normal_scores(values: Tensor) -> Tensor:
+    """[n] -> float64 [n]: what a standard normal variable would show in place of each, by its rank."""
+    rank = values.argsort(stable=True).argsort()
+    return normal_score(rank.to(torch.float64) + 0.5, values.shape[0]).to(torch.float64)
 
 
 def correlation_length(strangeness: Tensor) -> float:

@@ -97,7 +97,7 @@ def run(folder: Path) -> Result:
             raise SystemExit("the worker is gone")
 
     detector = Detector(job.false_alarm_rate, job.device, job.seed, recipe)
-    learned.teach(detector, job.false_alarm_rate, arrays.get("anomalies.values"), end_with_parent)
+    learned.teach(detector, job.false_alarm_rate, len(job.features), arrays.get("anomalies.values"), end_with_parent)
     screened = job.trigger != "regime"
     unseen = len(learned.rows) < len(training.rows)
     verdict = gate.judge(

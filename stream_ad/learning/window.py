@@ -39,10 +39,12 @@ class TrainingRows:
         self,
         detector: Detector,
         alpha: float,
+        features: int | None = None,
         anomalies: Float64 | None = None,
         progress: Callable[[float], None] = lambda share: None,
     ) -> Detector:
-        """Fit a detector, whose budget is `alpha`, on these rows; return it. `anomalies` [k, d] are labelled ones."""
+        """Fit a detector, whose budget is `alpha`, on these rows, of which the first `features` columns do not tell of
+        the past; return it. `anomalies` [k, d] are labelled ones."""
         return detector.fit(
             self.rows,
             flagged=self.flagged,
@@ -50,6 +52,7 @@ class TrainingRows:
             truncated=self.truncated(alpha),
             anomalies=anomalies,
             judged=self.scored_share > 0.5,
+            features=features,
             progress=progress,
         )
 
