@@ -170,7 +170,7 @@ def test_triggers_first_rows_and_time() -> None:
     assert triggers.due(61.0, 200, 500) == "time"
 
 
-def test_a_young_window_is_learned_each_time_the_rows_seen_have_doubled() -> None:
+def test_a_young_window_is_learned_each_time_the_rows_seen_have_grown_by_half() -> None:
     triggers = Triggers(100, every_rows=1000, every_seconds=None, min_interval_seconds=0.0, young_rows=800)
     trained = []
     for seen in range(0, 3001, 50):
@@ -178,7 +178,7 @@ def test_a_young_window_is_learned_each_time_the_rows_seen_have_doubled() -> Non
             triggers.started(float(seen), seen)
             triggers.has_model = True
             trained.append(seen)
-    assert trained == [100, 200, 400, 800, 1800, 2800]
+    assert trained == [100, 150, 250, 400, 600, 900, 1900, 2900]
 
 
 def test_the_minimum_distance_between_trainings_holds() -> None:

@@ -157,7 +157,7 @@ class Training(Section):
     """Capacity of the window of inliers."""
     every_rows: PositiveInt | None = 50_000
     """Train again after so many rows; while fewer than `training.window_rows` have been seen, also each time their
-    number has doubled, since the first models know little. null: neither."""
+    number has grown by half, since the first models know little. null: neither."""
     every_seconds: PositiveFloat | None = 3600.0
     """Train again after so long."""
     min_interval_seconds: Annotated[float, Field(ge=0.0)] = 10.0

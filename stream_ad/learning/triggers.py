@@ -20,7 +20,8 @@ class Triggers:
     every_seconds: float | None
     min_interval_seconds: float
     young_rows: int = 0
-    """Until so many rows have been seen, each time their number has doubled is enough: the first models know little."""
+    """Until so many rows have been seen, each time their number has grown by half is enough: the first models know
+    little."""
     last_started: float | None = None
     rows_at_start: int = 0
     failures: int = 0
@@ -47,7 +48,7 @@ class Triggers:
 
     def _rows_apart(self, every_rows: int) -> int:
         young = 0 < self.rows_at_start < self.young_rows
-        return min(every_rows, self.rows_at_start) if young else every_rows
+        return min(every_rows, self.rows_at_start // 2) if young else every_rows
 
     def wait(self) -> float:
         """Seconds that must lie between the start of one training and the next."""
