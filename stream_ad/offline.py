@@ -78,7 +78,7 @@ def train(config: Config, progress: ProgressReport) -> Trained:
     x = np.concatenate(rows)[-config.training.window_rows :]
     started = time.time()
     detector = Detector(config.alerts.rate(), config.detector.device, config.detector.seed)
-    detector.fit(x, progress=lambda share: progress("learning", int(1000 * share), 1000))
+    detector.fit(x, features=len(schema.features), progress=lambda share: progress("learning", int(1000 * share), 1000))
     features = list(schema.features)
     values = x[:, : len(features)]
     notes = suspicious_values(values, features) + too_coarse_for_float32(values, features)

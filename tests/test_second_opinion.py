@@ -24,7 +24,7 @@ class Nearest:
     def __init__(self, *settings: object) -> None:
         self.learned = np.empty(0)
 
-    def fit(self, x: np.ndarray, judged: bool) -> Nearest:
+    def fit(self, x: np.ndarray, judged: bool, progress: object) -> Nearest:
         Nearest.trainings += 1
         self.learned = np.sort(x[:, 0])
         return self

@@ -44,7 +44,9 @@ class AdaptiveLevel:
         """Rows with a p-value up to this are flagged."""
         self._counts = np.zeros(len(self._edges) - 1)
         self._rows = 0.0
-        self._fresh = 0
+        self._fresh: list[tuple[Float64, Int64]] = []
+        """p-values and sequences of the batches since the last step."""
+        self._n_fresh = 0
 
     @property
     def stretch(self) -> float:
@@ -54,16 +56,19 @@ class AdaptiveLevel:
     def observe(self, p_value: Float64, sequence: Int64 | None = None) -> None:
         """Learn from the conformal p-values [n] of a batch, after it was judged. Rows of one `sequence` [n] follow each
         other; without it all do."""
+        self._fresh.append((p_value, np.zeros(len(p_value), np.int64) if sequence is None else sequence))
+        self._n_fresh += len(p_value)
+        if self._n_fresh >= max(FIRST_STEP, STEP * self._rows):
+            self._step()
+
+    def _step(self) -> None:
+        """Move with the rows since the last step: all at once, since batches may be too short to show a fault."""
+        p_value, sequence = (np.concatenate(column) for column in zip(*self._fresh, strict=True))
+        self._fresh, self._n_fresh = [], 0
         log_p = np.log(p_value)
-        sequence = np.zeros(len(p_value), np.int64) if sequence is None else sequence
-        log_p = log_p[~suspects(log_p / math.log(self.rate), self.budget, sequence)]
-        depth = math.log(self.budget) - log_p
+        depth = math.log(self.budget) - log_p[~suspects(log_p / math.log(self.rate), self.budget, sequence)]
         self._counts += np.histogram(depth, self._edges)[0]
         self._rows += int((depth < self._edges[-1]).sum())
-        self._fresh += len(depth)
-        if self._fresh < max(FIRST_STEP, STEP * self._rows):
-            return
-        self._fresh = 0
         found = fall_off(self._counts, self._rows, self.budget)
         self.rate = self.budget * min(BOUND, max(1.0 / BOUND, math.exp(-found.depth_of_budget())))
         kept = min(1.0, MEMORY / self.budget / max(1.0, self._rows))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from stream_ad.detector import Detector, Recipe
 from stream_ad.detector.detector import Device
+from stream_ad.detector.fitting import Progress
 from stream_ad.learning.truncation import RADII, in_company
 from stream_ad.learning.window import InlierWindow, Rows
 
@@ -24,10 +25,12 @@ BLOCKS = 16
 """In time, every other of them in the same half."""
 
 
-def admit_recurring(window: InlierWindow, device: Device, seed: int, recipe: Recipe) -> int:
+def admit_recurring(
+    window: InlierWindow, device: Device, seed: int, recipe: Recipe, progress: Progress = lambda share: None
+) -> int:
     """Take for inliers the quarantined rows of a young window that are no stranger than others to a model that has
     seen other stretches like them; return how many. Two models are trained on `device`, unless hardly any row is
-    quarantined or the window is not young.
+    quarantined or the window is not young; each calls `progress` from 0 to 1.
 
     A first window shows some of what a plant does. The rest is flagged, so no later window would show it: the first
     ignorance would stay for good. So the rows fall into two halves, whole stretches of flagged rows in one of them, and
@@ -40,13 +43,13 @@ def admit_recurring(window: InlierWindow, device: Device, seed: int, recipe: Rec
         return 0
     # These models learn as much as they can, and need no calibration of their own.
     opinion = replace(recipe, cross_fit_below=0, calibration_share=HELD_OUT)
-    admitted = recurring(rows, flagged, Detector(window.alpha, device, seed, opinion))
+    admitted = recurring(rows, flagged, Detector(window.alpha, device, seed, opinion), progress)
     held = window.quarantine.ordered()
     window.admit(np.isin(held.position, rows.position[admitted]))
     return int(admitted.sum())
 
 
-def recurring(rows: Rows, flagged: Bool, detector: Detector) -> Bool:
+def recurring(rows: Rows, flagged: Bool, detector: Detector, progress: Progress) -> Bool:
     """Which of the `flagged` rows [n] look normal to the detector once it has learned the other half."""
     alpha = detector.false_alarm_rate
     half = halves(rows, flagged)
@@ -57,7 +60,7 @@ def recurring(rows: Rows, flagged: Bool, detector: Detector) -> Bool:
         normal = own & usable & ~flagged
         if not (own & flagged).any() or not normal.any():
             continue
-        detector.fit(rows.values[usable & ~own], judged=True)
+        detector.fit(rows.values[usable & ~own], judged=True, progress=progress)
         limit = np.quantile(detector.judge(rows.values[normal]).p_value, alpha)
         admitted[own & flagged] = detector.judge(rows.values[own & flagged]).p_value > limit
     return admitted

@@ -87,15 +87,15 @@ def run(folder: Path) -> Result:
     recipe = Recipe(**job.recipe)
     window = InlierWindow(job.window_rows, arrays["inliers.values"].shape[1], job.false_alarm_rate)
     window.restore(arrays)
-    # Rows of a new operating point have been let in already, and those of the former one thinned out.
-    admitted = 0 if job.trigger == "regime" else admit_recurring(window, job.device, job.seed, recipe)
-    training = window.training_rows(job.seed)
-    learned, held_out = gate.hold_out(training)
 
     def end_with_parent(share: float) -> None:
         if os.getppid() != job.parent:
             raise SystemExit("the worker is gone")
 
+    # Rows of a new operating point have been let in already, and those of the former one thinned out.
+    admitted = 0 if job.trigger == "regime" else admit_recurring(window, job.device, job.seed, recipe, end_with_parent)
+    training = window.training_rows(job.seed)
+    learned, held_out = gate.hold_out(training)
     detector = Detector(job.false_alarm_rate, job.device, job.seed, recipe)
     learned.teach(detector, job.false_alarm_rate, len(job.features), arrays.get("anomalies.values"), end_with_parent)
     screened = job.trigger != "regime"
