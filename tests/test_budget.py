@@ -151,6 +151,22 @@ def test_faults_that_look_like_inliers_move_the_level_no_further_than_its_bound(
     assert settled(AdaptiveLevel(ALPHA), np.ones(100_000)) <= BOUND
 
 
+def test_the_level_is_the_same_however_rows_are_cut_into_batches() -> None:
+    """A poll of a slow stream brings one row: alone it does not show that it lies in a fault."""
+    rng = np.random.default_rng(6)
+    p_value = rng.random(20_000)
+    for start in range(500, 20_000, 1000):
+        p_value[start : start + 40] = ALPHA ** (2.5 * np.sin(np.linspace(0.0, np.pi, 40)) + rng.normal(0.0, 0.2, 40))
+    p_value = np.minimum(1.0, p_value)
+    at_once, one_by_one = AdaptiveLevel(ALPHA), AdaptiveLevel(ALPHA)
+    for batch in np.split(p_value, 20):
+        at_once.observe(batch)
+    for row in p_value:
+        one_by_one.observe(row[None])
+    assert one_by_one.rate == pytest.approx(at_once.rate, rel=0.02)
+    assert one_by_one.rate == pytest.approx(ALPHA, rel=0.3)
+
+
 def test_another_model_begins_at_the_budget() -> None:
     level = AdaptiveLevel(ALPHA)
     settled(level, p_values(20_000, np.random.default_rng(4), 3.0))

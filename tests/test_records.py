@@ -385,3 +385,15 @@ def test_a_bad_time_stamp_costs_the_stamp_not_the_record() -> None:
     assert decoded.batch.timestamps.tolist() == [NO_TIMESTAMP, MOMENT, NO_TIMESTAMP]
     assert decoded.bad_timestamps == 2
     assert len(decoded.batch) == 3
+
+
+def test_rows_of_one_key_have_one_sequence_and_those_without_one_that_of_their_partition() -> None:
+    records = raw(
+        [b'{"a": 1, "b": 2}'] * 6,
+        keys=[b"pump", None, b"fan", b"pump", None, None],
+        partitions=np.array([3, 3, 3, 4, 3, 4], np.int32),
+    )
+    sequence = make_decoder(RecordSchema(("a", "b"))).decode(records).batch.sequences().tolist()
+    assert sequence[0] == sequence[3], "a key is the same on every partition"
+    assert sequence[1] == sequence[4]
+    assert len(set(sequence)) == 4
