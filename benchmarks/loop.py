@@ -178,6 +178,7 @@ class Loop:
         detector = learned.teach(
             Detector(self._alpha, "cpu", self._seed, self._recipe), self._alpha, self.context.n_features
         )
+        self.window.drop(learned.position[detector.left_out])
         live = None if self.models.live is None else self.models.live.detector
         unseen = len(learned.rows) < len(training.rows)
         verdict = gate.judge(detector, held_out, learned.rows, live, unseen=unseen, screened=trigger != "regime")

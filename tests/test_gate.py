@@ -101,7 +101,7 @@ class TestBlocksThatAreHeldOut:
     def training(self, n: int) -> TrainingRows:
         """Numbered rows, with a flagged one before each tenth."""
         place = np.arange(0, n, 10)
-        return TrainingRows(np.arange(n, dtype=float)[:, None], place[:, None] - 0.5, place, 1.0)
+        return TrainingRows(np.arange(n, dtype=float)[:, None], np.arange(n), place[:, None] - 0.5, place, 1.0)
 
     def test_they_are_a_twentieth_of_the_window_and_near_its_end(self) -> None:
         learned, held_out = gate.hold_out(self.training(10_000))

@@ -42,7 +42,7 @@ def a_job(registry: Path, recipe: Recipe = TINY, **changes: object) -> Job:
         "seed": 0,
         "threads": 1,
         "trigger": "rows",
-        "window_rows": 1000,
+        "window_rows": 20_000,
         "recipe": asdict(recipe),
         "reference": "first",
         "parent": os.getpid(),
@@ -78,6 +78,24 @@ def test_a_training_makes_a_model_live_and_cleans_up(tmp_path: Path) -> None:
     assert ModelRegistry(str(tmp_path), 5).live() == outcome.version
     assert not trainer.running
     assert leftovers(tmp_path) == []
+
+
+def test_a_burst_that_the_first_training_leaves_out_is_told_of_and_not_stored(tmp_path: Path) -> None:
+    """Later windows hold the same rows, and by then most of the others were judged by a model."""
+    rows = np.random.default_rng(0).normal(size=(1500, 3))
+    rows[700:740] = 4.0 + 0.1 * rows[700:740]
+    window = InlierWindow(2000, 3, 0.01)
+    window.add(rows, np.full(1500, np.nan))
+    trainer = Trainer(60.0, tmp_path)
+    trainer.start(a_job(tmp_path, window_rows=2000), window.state())
+    outcome = outcome_of(trainer)
+    assert set(range(705, 735)) <= set(outcome.left_out) <= set(range(690, 750))
+    assert outcome.version is not None
+    stored = ModelRegistry(str(tmp_path), 5).load(outcome.version).window
+    assert stored is not None
+    assert len(stored["inliers.position"]) == 1500 - len(outcome.left_out)
+    window.drop(np.array(outcome.left_out))
+    assert window.training_rows().rows.max() < 5.0 and len(window) == len(stored["inliers.position"])
 
 
 def test_a_killed_training_is_seen_at_once_and_says_which_signal(tmp_path: Path) -> None:

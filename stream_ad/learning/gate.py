@@ -73,6 +73,7 @@ def hold_out(training: TrainingRows) -> tuple[TrainingRows, Float64]:
     learned = replace(
         training,
         rows=training.rows[~held],
+        position=training.position[~held],
         flagged=training.flagged[kept],
         flagged_place=learned_before[training.flagged_place[kept]],
     )

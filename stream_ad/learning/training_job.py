@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stream_ad.detector import Detector
     from stream_ad.detector.detector import Device
     from stream_ad.learning.gate import Verdict
+    from stream_ad.learning.window import InlierWindow
     from stream_ad.registry import ModelRegistry
 
 JOB_FILE = "job.json"
@@ -64,6 +65,8 @@ class Result:
     """See `stream_ad.learning.reference`; None without a reference."""
     notes: list[str]
     """What a person should know, whatever became of the model."""
+    left_out: list[int]
+    """Positions of rows of the window that should not be learned from: see `InlierWindow.drop`."""
 
 
 def run(folder: Path) -> Result:
@@ -75,7 +78,6 @@ def run(folder: Path) -> Result:
     from stream_ad.learning import gate, reference
     from stream_ad.learning.data_report import burst_left_out
     from stream_ad.learning.second_opinion import admit_recurring
-    from stream_ad.learning.window import InlierWindow
     from stream_ad.registry import ModelRegistry, Snapshot
 
     job = Job(**json.loads((folder / JOB_FILE).read_text()))
@@ -85,8 +87,7 @@ def run(folder: Path) -> Result:
     started = time.time()
     arrays = load_file(folder / WINDOW_FILE)
     recipe = Recipe(**job.recipe)
-    window = InlierWindow(job.window_rows, arrays["inliers.values"].shape[1], job.false_alarm_rate)
-    window.restore(arrays)
+    window = restored(job, arrays)
 
     def end_with_parent(share: float) -> None:
         if os.getppid() != job.parent:
@@ -106,6 +107,9 @@ def run(folder: Path) -> Result:
     moved = reference.compare(
         registry, job.reference, job.fingerprint, training.rows, job.false_alarm_rate, detector.device.type
     )
+    left_out = learned.position[detector.left_out]
+    stored = restored(job, arrays)
+    stored.drop(left_out)
     snapshot = Snapshot(
         version="",
         weights=detector.tensors(),
@@ -118,7 +122,7 @@ def run(folder: Path) -> Result:
         | asdict(moved),
         verdict={"accepted": verdict.accepted, "reasons": verdict.reasons, "refused_by": list(verdict.refusals)},
         created_at=time.time(),
-        window=arrays,
+        window=arrays | stored.state(),
         context=job.context,
     )
     version = registry.save(snapshot)
@@ -127,7 +131,24 @@ def run(folder: Path) -> Result:
         reasons = [f"{registry.pointer()} was made live while this one trained, by another trainer or by hand"]
     registry.prune(keep_also=registry.reference(job.reference, job.fingerprint))
     notes = ([moved.reference_note] if moved.reference_note else []) + burst_left_out(detector.left_out)
-    return Result(version, not reasons, reasons, list(verdict.refusals), moved.reference_distance, notes)
+    return Result(
+        version=version,
+        accepted=not reasons,
+        reasons=reasons,
+        refused_by=list(verdict.refusals),
+        reference_distance=moved.reference_distance,
+        notes=notes,
+        left_out=left_out.tolist(),
+    )
+
+
+def restored(job: Job, arrays: dict[str, Any]) -> InlierWindow:
+    """The window as it was when the training was asked for."""
+    from stream_ad.learning.window import InlierWindow
+
+    window = InlierWindow(job.window_rows, arrays["inliers.values"].shape[1], job.false_alarm_rate)
+    window.restore(arrays)
+    return window
 
 
 def live_detector(registry: ModelRegistry, job: Job) -> Detector | None:

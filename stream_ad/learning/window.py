@@ -26,6 +26,8 @@ class TrainingRows:
     """What a training gets: see `Detector.fit`."""
 
     rows: Float64
+    position: Int64
+    """Of the rows, as the window counts them."""
     flagged: Float64
     flagged_place: Int64
     scored_share: float
@@ -193,6 +195,12 @@ class InlierWindow:
         alone = np.full(len(position), -1)
         self._insert(Rows(values, position, np.full(len(position), np.nan), alone)[normal & ~inside])
 
+    def drop(self, position: Int64) -> None:
+        """Forget the inliers at these positions: the first model found a burst of anomalies among the rows that nobody
+        had judged, and later ones are not to learn it either."""
+        held = self.inliers.ordered()
+        self.inliers.replace(held[~np.isin(held.position, position)])
+
     def judge_anew(self, score: Float64) -> None:
         """Take the inliers for what these scores [n], oldest first, say: flagged ones go to the quarantine."""
         held = replace(self.inliers.ordered(), score=score)
@@ -227,6 +235,7 @@ class InlierWindow:
         kept = drawn & ~flagged
         return TrainingRows(
             rows=rows.values[kept],
+            position=rows.position[kept],
             flagged=rows.values[drawn & flagged],
             flagged_place=np.cumsum(kept, dtype=np.int64)[drawn & flagged],
             scored_share=float(scored[kept].mean()) if kept.any() else 0.0,
