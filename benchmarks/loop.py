@@ -176,12 +176,18 @@ class Loop:
         training = self._offered(trigger).training_rows(self._seed)
         learned, held_out = gate.hold_out(training)
         detector = learned.teach(
-            Detector(self._alpha, "cpu", self._seed, self._recipe), self._alpha, self.context.n_features
+            Detector(self._alpha, "cpu", self._seed, self._recipe),
+            self._alpha,
+            features=self.context.n_features,
+            past=self.context.window,
         )
-        self.window.drop(learned.position[detector.left_out])
+        left_out = learned.left_out(detector)
+        self.window.drop(left_out)
         live = None if self.models.live is None else self.models.live.detector
         unseen = len(learned.rows) < len(training.rows)
-        verdict = gate.judge(detector, held_out, learned.rows, live, unseen=unseen, screened=trigger != "regime")
+        verdict = gate.judge(
+            detector, held_out.outside(left_out), learned.rows, live, unseen=unseen, screened=trigger != "regime"
+        )
         self.triggers.finished(good=True)
         self.changes.training_ended(trigger, verdict.accepted)
         if verdict.accepted:

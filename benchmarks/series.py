@@ -64,7 +64,7 @@ def stream_ad(train: Float64, seed: int) -> Scorer:
     def extend(rows: Float64) -> Float64:
         return TemporalContext(rows.shape[1], WINDOW).extend(rows)
 
-    detector = Detector(SKAB_FALSE_ALARM_RATE, "cpu", seed).fit(extend(train), features=train.shape[1])
+    detector = Detector(SKAB_FALSE_ALARM_RATE, "cpu", seed).fit(extend(train), features=train.shape[1], past=WINDOW)
     return lambda rows: detector.score(extend(rows))
 
 

@@ -78,7 +78,12 @@ def train(config: Config, progress: ProgressReport) -> Trained:
     x = np.concatenate(rows)[-config.training.window_rows :]
     started = time.time()
     detector = Detector(config.alerts.rate(), config.detector.device, config.detector.seed)
-    detector.fit(x, features=len(schema.features), progress=lambda share: progress("learning", int(1000 * share), 1000))
+    detector.fit(
+        x,
+        features=len(schema.features),
+        past=schema.context["window"],
+        progress=lambda share: progress("learning", int(1000 * share), 1000),
+    )
     features = list(schema.features)
     values = x[:, : len(features)]
     notes = suspicious_values(values, features) + too_coarse_for_float32(values, features)

@@ -105,28 +105,37 @@ class TestBlocksThatAreHeldOut:
 
     def test_they_are_a_twentieth_of_the_window_and_near_its_end(self) -> None:
         learned, held_out = gate.hold_out(self.training(10_000))
-        assert len(held_out) == 500
-        assert held_out.min() > 8000
-        assert held_out.max() == 9999
-        together = np.sort(np.concatenate([learned.rows, held_out])[:, 0])
+        assert len(held_out.rows) == 500
+        assert held_out.rows.min() > 8000
+        assert held_out.rows.max() == 9999
+        together = np.sort(np.concatenate([learned.rows, held_out.rows])[:, 0])
         np.testing.assert_array_equal(together, np.arange(10_000))
 
     def test_most_of_what_is_new_is_still_learned(self) -> None:
         learned, held_out = gate.hold_out(self.training(20_000))
         latest = 19_500
         assert (learned.rows >= latest).sum() >= 250
-        assert (held_out >= latest).sum() >= 100
+        assert (held_out.rows >= latest).sum() >= 100
 
     def test_flagged_rows_of_these_blocks_stay_out_and_the_others_keep_their_place(self) -> None:
         learned, held_out = gate.hold_out(self.training(4000))
         assert len(learned.flagged) == 400 - 20
         follower = np.append(learned.rows[:, 0], 4000.0)[learned.flagged_place]
         np.testing.assert_array_equal(follower, learned.flagged[:, 0] + 0.5)
-        assert not set(held_out[:, 0]) & set(learned.flagged[:, 0] + 0.5)
+        assert not set(held_out.rows[:, 0]) & set(learned.flagged[:, 0] + 0.5)
 
     def test_a_small_window_is_learned_whole(self) -> None:
         learned, held_out = gate.hold_out(self.training(600))
-        assert (len(learned.rows), len(held_out)) == (600, 600)
+        assert (len(learned.rows), len(held_out.rows)) == (600, 600)
+
+    def test_a_model_is_not_tried_on_a_burst_that_it_was_spared(self) -> None:
+        held_out = gate.hold_out(self.training(10_000))[1]
+        first, last = int(held_out.position[0]), int(held_out.position[99])
+        tried = held_out.outside([(first, last)])
+        assert len(tried) == 400
+        assert tried.min() > last
+        everything = [(0, 10_000)]
+        assert len(held_out.outside(everything)) == 500, "with nothing else it is tried on what there is"
 
 
 class TestSyntheticOutliers:

@@ -24,7 +24,7 @@ BRIEF = Recipe(
 
 
 def bursts(x: np.ndarray) -> np.ndarray:
-    return bursts_in(torch.from_numpy(x), BRIEF, 0).numpy()
+    return bursts_in(torch.from_numpy(x), 0, BRIEF, 0).numpy()
 
 
 def noise(n: int = 3000) -> np.ndarray:
@@ -82,8 +82,8 @@ def test_a_burst_shows_in_the_features_and_not_in_what_tells_of_their_past() -> 
     spread = 1.0 / np.sqrt(np.linalg.inv(np.cov(plant.T))[3, 3])
     plant[700:740, 3] += 10.0 * spread
     extended = TemporalContext(12, 16).extend(plant)
-    left_out = Detector(0.01, "cpu", recipe=BRIEF).fit(extended, features=12).left_out
-    assert set(range(700, 740)) <= set(left_out.tolist()) <= set(range(690, 760))
+    left_out = Detector(0.01, "cpu", recipe=BRIEF).fit(extended, features=12, past=16).left_out
+    assert set(range(700, 755)) <= set(left_out.tolist()) <= set(range(690, 770)), "nor what has it in its past"
 
 
 def test_the_largest_sum_is_that_of_one_stretch() -> None:

@@ -89,6 +89,7 @@ class Detector:
         anomalies: Float64 | None = None,
         judged: bool = False,
         features: int | None = None,
+        past: int = 0,
         progress: Progress = lambda share: None,
     ) -> Detector:
         """Learn from inliers x [n, d] in time order, NaN for missing; return self.
@@ -97,13 +98,14 @@ class Detector:
         came before each, `truncated` the share of inliers that it flagged more strongly: see
         `fitting.Flagged`. `anomalies` [m, d] are rows known to be anomalous, if there are any.
         Unless an earlier model has `judged` the rows, a burst among them that looks like nothing else is left out;
-        `left_out` then has the numbers of its rows. It shows in the first `features` columns, or in all: those that
-        tell of a row's past hang together by themselves. Raises `TrainingError` for fewer than eight rows.
+        `left_out` then has the numbers of its rows. It shows in the first `features` columns, or in all; the others
+        tell of a row's past, which reaches `past` rows back, so that many rows after a burst are left out with it.
+        Raises `TrainingError` for fewer than eight rows.
         """
         rows = self._tensor(x)
         place = None if flagged_place is None else torch.as_tensor(flagged_place, device=self.device)
         if not judged:
-            burst = bursts_in(rows[:, :features], self.recipe, self.seed)
+            burst = bursts_in(rows[:, :features], past, self.recipe, self.seed)
             self.left_out = torch.nonzero(burst).flatten().cpu().numpy()
             rows = rows[~burst]
             place = None if place is None else place - torch.cat([place.new_zeros(1), burst.cumsum(0)])[place]

@@ -83,8 +83,9 @@ def fit_hierarchical_detector(
     return detector.eval()
 
 
-def bursts_in(x: Tensor, recipe: Recipe, seed: int) -> Tensor:
-    """Rows [n] of the window x [n, d] that should not be learned from: see `screening.find_bursts`."""
+def bursts_in(x: Tensor, past: int, recipe: Recipe, seed: int) -> Tensor:
+    """Rows [n] of the window x [n, d] that should not be learned from: those in a burst, and `past` rows after it. See
+    `screening.find_bursts`."""
     if x.shape[0] < FEWEST_ROWS:
         return torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -92,7 +93,8 @@ def bursts_in(x: Tensor, recipe: Recipe, seed: int) -> Tensor:
         v = fit_descriptors(describing, x)
         a = v[:, : x.shape[1]]
         position, surprise = describing.position(v, describing.whiten(a)), describing.impute.surprise(a)
-    return find_bursts(position, surprise, torch.Generator().manual_seed(seed))
+    burst = find_bursts(position, surprise, torch.Generator().manual_seed(seed)).cumsum(0)
+    return burst > F.pad(burst, [past + 1, 0])[: len(burst)]
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from stream_ad.detector import Detector, Findings
 from stream_ad.learning.window import TrainingRows
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
 LEAST_WINDOW = 2000
@@ -55,8 +57,24 @@ class Verdict:
         return list(self.refusals.values())
 
 
-def hold_out(training: TrainingRows) -> tuple[TrainingRows, Float64]:
-    """Part the window into what is learned and the rows [k, d] that the new model is tried on: a twentieth of it, at
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Rows that a new model is tried on."""
+
+    rows: Float64
+    position: Int64
+
+    def outside(self, stretches: Iterable[tuple[int, int]]) -> Float64:
+        """Those [k, d] that lie in none of the stretches, given by first and last position: a burst that the model was
+        spared is nothing to try it on, unless there is nothing else."""
+        inside = np.zeros(len(self.position), dtype=bool)
+        for first, last in stretches:
+            inside |= (self.position >= first) & (self.position <= last)
+        return self.rows if inside.all() else self.rows[~inside]
+
+
+def hold_out(training: TrainingRows) -> tuple[TrainingRows, Held]:
+    """Part the window into what is learned and the rows that the new model is tried on: a twentieth of it, at
     most a thousand, in blocks among the latest ones.
 
     It costs the new model these rows, so that the newest that it knows is up to two hundred rows old. Of a window too
@@ -64,7 +82,8 @@ def hold_out(training: TrainingRows) -> tuple[TrainingRows, Float64]:
     """
     n = len(training.rows)
     if n < LEAST_WINDOW:
-        return training, training.rows[-MOST_HELD_OUT:]
+        latest = slice(-MOST_HELD_OUT, None)
+        return training, Held(training.rows[latest], training.position[latest])
     length = min(MOST_HELD_OUT, int(HELD_OUT_SHARE * n)) // HELD_OUT_BLOCKS
     block = np.arange(n)[::-1] // length
     held = (block % EVERY_BLOCK == 0) & (block < EVERY_BLOCK * HELD_OUT_BLOCKS)
@@ -77,7 +96,7 @@ def hold_out(training: TrainingRows) -> tuple[TrainingRows, Float64]:
         flagged=training.flagged[kept],
         flagged_place=learned_before[training.flagged_place[kept]],
     )
-    return learned, training.rows[held]
+    return learned, Held(training.rows[held], training.position[held])
 
 
 def judge(

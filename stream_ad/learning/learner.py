@@ -159,7 +159,7 @@ class Learner:
         now = time.monotonic()
         outcome = self.trainer.poll()
         if outcome is not None:
-            self.window.drop(np.array(outcome.left_out, np.int64))
+            self.window.drop(outcome.left_out)
             # Without a model the trigger stands: a first model that is refused again and again must not train on end.
             refused_later = outcome.result == "rejected" and self.triggers.has_model
             self.triggers.finished(outcome.result == "accepted" or refused_later)

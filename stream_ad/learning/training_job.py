@@ -65,8 +65,8 @@ class Result:
     """See `stream_ad.learning.reference`; None without a reference."""
     notes: list[str]
     """What a person should know, whatever became of the model."""
-    left_out: list[int]
-    """Positions of rows of the window that should not be learned from: see `InlierWindow.drop`."""
+    left_out: list[tuple[int, int]]
+    """Stretches of the window that should not be learned from: see `InlierWindow.drop`."""
 
 
 def run(folder: Path) -> Result:
@@ -98,16 +98,28 @@ def run(folder: Path) -> Result:
     training = window.training_rows(job.seed)
     learned, held_out = gate.hold_out(training)
     detector = Detector(job.false_alarm_rate, job.device, job.seed, recipe)
-    learned.teach(detector, job.false_alarm_rate, len(job.features), arrays.get("anomalies.values"), end_with_parent)
+    learned.teach(
+        detector,
+        job.false_alarm_rate,
+        features=len(job.features),
+        past=job.context["window"],
+        anomalies=arrays.get("anomalies.values"),
+        progress=end_with_parent,
+    )
+    left_out = learned.left_out(detector)
     screened = job.trigger != "regime"
     unseen = len(learned.rows) < len(training.rows)
     verdict = gate.judge(
-        detector, held_out, learned.rows, live_detector(registry, job), unseen=unseen, screened=screened
+        detector,
+        held_out.outside(left_out),
+        learned.rows,
+        live_detector(registry, job),
+        unseen=unseen,
+        screened=screened,
     )
     moved = reference.compare(
         registry, job.reference, job.fingerprint, training.rows, job.false_alarm_rate, detector.device.type
     )
-    left_out = learned.position[detector.left_out]
     stored = restored(job, arrays)
     stored.drop(left_out)
     snapshot = Snapshot(
@@ -138,7 +150,7 @@ def run(folder: Path) -> Result:
         refused_by=list(verdict.refusals),
         reference_distance=moved.reference_distance,
         notes=notes,
-        left_out=left_out.tolist(),
+        left_out=left_out,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -37,16 +37,23 @@ class TrainingRows:
         """Share of the inliers that were flagged too strongly to be here."""
         return float(alpha**FAR) * self.scored_share
 
+    def left_out(self, detector: Detector) -> list[tuple[int, int]]:
+        """First and last position of each stretch of these rows that the detector did not learn from: what was held out
+        between them belongs to it."""
+        runs = np.split(detector.left_out, np.flatnonzero(np.diff(detector.left_out) > 1) + 1)
+        return [(int(self.position[run[0]]), int(self.position[run[-1]])) for run in runs if len(run)]
+
     def teach(
         self,
         detector: Detector,
         alpha: float,
         features: int | None = None,
+        past: int = 0,
         anomalies: Float64 | None = None,
         progress: Callable[[float], None] = lambda share: None,
     ) -> Detector:
         """Fit a detector, whose budget is `alpha`, on these rows, of which the first `features` columns do not tell of
-        the past; return it. `anomalies` [k, d] are labelled ones."""
+        the `past` rows before; return it. `anomalies` [k, d] are labelled ones."""
         return detector.fit(
             self.rows,
             flagged=self.flagged,
@@ -55,6 +62,7 @@ class TrainingRows:
             anomalies=anomalies,
             judged=self.scored_share > 0.5,
             features=features,
+            past=past,
             progress=progress,
         )
 
@@ -195,11 +203,13 @@ class InlierWindow:
         alone = np.full(len(position), -1)
         self._insert(Rows(values, position, np.full(len(position), np.nan), alone)[normal & ~inside])
 
-    def drop(self, position: Int64) -> None:
-        """Forget the inliers at these positions: the first model found a burst of anomalies among the rows that nobody
-        had judged, and later ones are not to learn it either."""
+    def drop(self, stretches: Iterable[tuple[int, int]]) -> None:
+        """Forget the inliers from each first to each last position: a model found a burst of anomalies among rows that
+        nobody had judged, and later ones are not to learn it either."""
         held = self.inliers.ordered()
-        self.inliers.replace(held[~np.isin(held.position, position)])
+        for first, last in stretches:
+            held = held[(held.position < first) | (held.position > last)]
+        self.inliers.replace(held)
 
     def judge_anew(self, score: Float64) -> None:
         """Take the inliers for what these scores [n], oldest first, say: flagged ones go to the quarantine."""
