@@ -4,8 +4,8 @@
 
 Ten simulated plants without drift, with 0, 1 and 3 % of their rows in faults, go through the loop of the product:
 score a batch, move the threshold with it, offer it to the window, train again on the window after every `--every`
-rows. The first window is sound: with faults in a window that no model has filtered the first threshold stands far
-above the budget's, and it takes many retrains to come down.
+rows. The first window is sound: with faults in a window that no model has filtered the first threshold stands above the
+budget's.
 
 `--data DIR` takes npz files instead (`X, y` or `train, test, test_labels`): rows are drawn from their inliers and, as
 many as the share asks for, from their anomalies.

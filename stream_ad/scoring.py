@@ -11,6 +11,7 @@ from stream_ad.records import NO_CONTEXT, NO_TIMESTAMP, Batch, RecordSchema, Sta
 
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
+Int64 = NDArray[np.int64]
 
 
 class Scorer:
@@ -32,6 +33,8 @@ class Scorer:
         """[d] mean distance of the last batch's rows from their reconstruction, in spreads of the feature."""
         self.distance: Float64 = np.empty((0, len(schema.features)))
         """[n, d] the same of each row of the last batch; NaN where a value is missing or there is no model."""
+        self.sequence: Int64 = np.empty(0, np.int64)
+        """[n] which of the last batch's rows follow each other: see `Batch.sequences`."""
         self._n_features = len(schema.features)
         self._calendar = schema.calendar
         self._context = None if schema.context == NO_CONTEXT else TemporalContext(self._n_features, **schema.context)
@@ -75,6 +78,7 @@ class Scorer:
         imputed: Bool = np.any(missing, axis=1)
         n = len(batch)
         self.distance = np.full((n, self._n_features), np.nan)
+        self.sequence = batch.sequences()
         verdicts = Verdicts(
             status=np.full(n, Status.UNSCORED, np.uint8),
             score=np.full(n, np.nan),
@@ -111,7 +115,7 @@ class Scorer:
             self.stretch = self.level.stretch
             verdicts.score[known] *= self.stretch
             verdicts.score[batch.clipped & known] = np.maximum(1.0, verdicts.score[batch.clipped & known])
-            self.level.observe(found.p_value, batch.sequences()[known])
+            self.level.observe(found.p_value, self.sequence[known])
         verdicts.is_anomaly[known] = verdicts.score[known] >= 1.0
         verdicts.flagged = np.flatnonzero(verdicts.is_anomaly)
         d = self._n_features

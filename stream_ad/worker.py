@@ -288,7 +288,7 @@ class Worker:
             extended[learnable],
             score[learnable],
             self._scorer.distance[learnable],
-            batch.sequences()[learnable],
+            self._scorer.sequence[learnable],
             self._scorer.stretch,
         )
         self._learner.remember(batch, np.flatnonzero(learnable), extended[learnable], score[learnable])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from stream_ad.detector import Detector, Findings
-from stream_ad.learning.window import TrainingRows
+from stream_ad.learning.window import Stretch, TrainingRows, within
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -64,12 +64,10 @@ class Held:
     rows: Float64
     position: Int64
 
-    def outside(self, stretches: Iterable[tuple[int, int]]) -> Float64:
-        """Those [k, d] that lie in none of the stretches, given by first and last position: a burst that the model was
-        spared is nothing to try it on, unless there is nothing else."""
-        inside = np.zeros(len(self.position), dtype=bool)
-        for first, last in stretches:
-            inside |= (self.position >= first) & (self.position <= last)
+    def outside(self, stretches: Sequence[Stretch]) -> Float64:
+        """Those [k, d] that lie in none of the stretches: a burst that the model was spared is nothing to try it on,
+        unless there is nothing else."""
+        inside = within(self.position, stretches)
         return self.rows if inside.all() else self.rows[~inside]
 
 

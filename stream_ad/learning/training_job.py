@@ -120,8 +120,10 @@ def run(folder: Path) -> Result:
     moved = reference.compare(
         registry, job.reference, job.fingerprint, training.rows, job.false_alarm_rate, detector.device.type
     )
-    stored = restored(job, arrays)
-    stored.drop(left_out)
+    if left_out:
+        stored = restored(job, arrays)
+        stored.drop(left_out)
+        arrays |= stored.state()
     snapshot = Snapshot(
         version="",
         weights=detector.tensors(),
@@ -134,7 +136,7 @@ def run(folder: Path) -> Result:
         | asdict(moved),
         verdict={"accepted": verdict.accepted, "reasons": verdict.reasons, "refused_by": list(verdict.refusals)},
         created_at=time.time(),
-        window=arrays | stored.state(),
+        window=arrays,
         context=job.context,
     )
     version = registry.save(snapshot)

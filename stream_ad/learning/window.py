@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -15,6 +15,8 @@ from stream_ad.learning.truncation import FAR, inlier_probability, suspects
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
+Stretch = tuple[int, int]
+"""First and last position."""
 
 QUARANTINE_SHARE = 0.2
 """Of the window's capacity. Half of it fills before rows are let back in: what was flagged earlier, which the next
@@ -37,9 +39,9 @@ class TrainingRows:
         """Share of the inliers that were flagged too strongly to be here."""
         return float(alpha**FAR) * self.scored_share
 
-    def left_out(self, detector: Detector) -> list[tuple[int, int]]:
-        """First and last position of each stretch of these rows that the detector did not learn from: what was held out
-        between them belongs to it."""
+    def left_out(self, detector: Detector) -> list[Stretch]:
+        """The stretches of these rows that the detector did not learn from: what was held out between them belongs to
+        them."""
         runs = np.split(detector.left_out, np.flatnonzero(np.diff(detector.left_out) > 1) + 1)
         return [(int(self.position[run[0]]), int(self.position[run[-1]])) for run in runs if len(run)]
 
@@ -91,6 +93,14 @@ class Rows:
         order = np.argsort(np.concatenate([self.position, others.position]), kind="stable")
         joined = Rows(*(np.concatenate([getattr(self, f.name), getattr(others, f.name)])[order] for f in fields(Rows)))
         return joined, order >= len(self)
+
+
+def within(position: Int64, stretches: Sequence[Stretch]) -> Bool:
+    """Which of the positions [n] lie in one of the stretches."""
+    inside = np.zeros(len(position), dtype=bool)
+    for first, last in stretches:
+        inside |= (position >= first) & (position <= last)
+    return inside
 
 
 class Ring:
@@ -203,13 +213,12 @@ class InlierWindow:
         alone = np.full(len(position), -1)
         self._insert(Rows(values, position, np.full(len(position), np.nan), alone)[normal & ~inside])
 
-    def drop(self, stretches: Iterable[tuple[int, int]]) -> None:
-        """Forget the inliers from each first to each last position: a model found a burst of anomalies among rows that
+    def drop(self, stretches: Sequence[Stretch]) -> None:
+        """Forget the inliers in these stretches: a model found a burst of anomalies among rows that
         nobody had judged, and later ones are not to learn it either."""
-        held = self.inliers.ordered()
-        for first, last in stretches:
-            held = held[(held.position < first) | (held.position > last)]
-        self.inliers.replace(held)
+        if stretches:
+            held = self.inliers.ordered()
+            self.inliers.replace(held[~within(held.position, stretches)])
 
     def judge_anew(self, score: Float64) -> None:
         """Take the inliers for what these scores [n], oldest first, say: flagged ones go to the quarantine."""
