@@ -250,7 +250,8 @@ def test_the_benchmark_writes_an_outcome_for_each_model(tmp_path: Path, monkeypa
     assert budget.main([*few, *sizes, "--json", str(file)]) == 0
     outcomes = json.loads(file.read_text())
     assert [one["after_retrains"] for one in outcomes] == [0, 1]
-    assert outcomes[0].keys() == {"stream", "alpha", "anomaly_share", "after_retrains", "alert_ratio", "missed"}
+    figures = {"stream", "alpha", "anomaly_share", "after_retrains", "alert_ratio", "missed"}
+    assert outcomes[0].keys() == {*figures, "window_rows", "judged_rows"}
     for one in outcomes:
         assert 0.3 < one["alert_ratio"] < 3.0
         assert one["missed"] < 0.2

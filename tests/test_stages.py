@@ -265,17 +265,46 @@ class TestHead:
         points = torch.randn(64, 3)
         book = CodeBook(64, 3)
         book.fit(points, draws)
-        nearest, by_group = book(points)
+        nearest, by_group, _ = book(points)
         assert float(nearest.max()) < 1e-2
         assert bool((by_group >= nearest).all())
-        away, _ = book(torch.full((1, 3), 10.0))
+        away = book(torch.full((1, 3), 10.0))[0]
         assert float(away) == pytest.approx(float((points - 10.0).norm(dim=1).min()), rel=1e-4)
+
+    @pytest.mark.parametrize("count", [4, 9, 64, 100, 200])
+    def test_relative_distance_is_that_of_the_local_outlier_factor(self, count: int, draws: Draws) -> None:
+        points = torch.randn(count, 3)
+        book = CodeBook(count, 3)
+        book.fit(points, draws)
+        k = min(5, count - 1)
+        others = torch.cdist(points, points).fill_diagonal_(torch.inf)
+        spacing = others.topk(k, largest=False).values.mean(dim=1)
+        away = torch.randn(500, 3)
+        distance, place = torch.cdist(away, points).topk(k, largest=False)
+        expected = distance.mean(dim=1) / spacing[place].mean(dim=1)
+        # Of two neighbours in one lane the nearer counts, and another one takes the place of the other.
+        alike = torch.isclose(book(away)[2], expected, rtol=0.05)
+        assert float(alike.float().mean()) > 0.8
+
+    def test_a_step_away_from_dense_inliers_is_further_than_one_among_sparse_ones(self, draws: Draws) -> None:
+        points = torch.cat([0.05 * torch.randn(100, 2), 20.0 + torch.randn(100, 2)])
+        book = CodeBook(200, 2)
+        book.fit(points, draws)
+        nearest, _, relative = book(torch.tensor([[0.8, 0.0], [23.5, 20.0]]))
+        assert float(nearest[0]) < float(nearest[1])
+        assert float(relative[0]) > 2.0 * float(relative[1])
+
+    def test_copies_of_one_row_are_near_each_other(self, draws: Draws) -> None:
+        points = torch.full((40, 3), 2.5)
+        book = CodeBook(40, 3)
+        book.fit(points, draws)
+        assert torch.cat(book(points)).tolist() == pytest.approx([0.0] * 80 + [1.0] * 40, abs=1e-2)
 
     def test_prototypes_of_many_rows_sit_where_the_rows_are(self, draws: Draws) -> None:
         points = torch.cat([torch.randn(500, 2), 20.0 + torch.randn(500, 2)])
         book = CodeBook(8, 2)
         book.fit(points, draws)
-        nearest, _ = book(points)
+        nearest = book(points)[0]
         assert float(nearest.mean()) < 1.5
 
     def test_normalised_statistics_do_not_depend_on_their_units(self) -> None:

@@ -19,7 +19,7 @@ from stream_ad.detector.recipe import Recipe
 Float64 = NDArray[np.float64]
 Device = Literal["auto", "cpu", "cuda"]
 
-CHUNK = 4096
+CHUNK = 2048
 """Rows scored at once: larger chunks fall out of the processor's caches."""
 
 
@@ -188,7 +188,7 @@ class Detector:
         return {
             "kind": "hierarchical",
             "n_features": module.standardise.mean.shape[0],
-            "prototypes": module.codebook.prototypes.shape[0],
+            "prototypes": module.codebook.count,
             "pairs": module.novelty.first.shape[0],
             "examples": module.examples.count,
             "false_alarm_rate": self.false_alarm_rate,

@@ -103,15 +103,15 @@ class Stages:
 
     detector: HierarchicalDetector
     outliers: Tensor
-    """[m, 15] statistics of synthetic outliers."""
+    """[m, 16] statistics of synthetic outliers."""
     statistics: Tensor
-    """[n, 15] of rows held out, flagged ones among them."""
+    """[n, 16] of rows held out, flagged ones among them."""
     compared: Tensor
     """[n, 3] novelty and likeness."""
     is_flagged: Tensor
     """[n]"""
     anomalies: Tensor
-    """[k, 15] statistics of known anomalies, which none of the stages was trained on."""
+    """[k, 16] statistics of known anomalies, which none of the stages was trained on."""
 
 
 def fit_and_hold_out(
@@ -200,7 +200,7 @@ def fit_stages(
 
 
 def complete_statistics(detector: HierarchicalDetector, v: Tensor) -> Tensor:
-    """Statistics [m, 15] of rows V [m, 2d] in which nothing is missing."""
+    """Statistics [m, 16] of rows V [m, 2d] in which nothing is missing."""
     nothing = torch.zeros(v.shape[0], v.shape[1] // 2, dtype=torch.bool, device=v.device)
     pairs = zip(v.split(2048), nothing.split(2048), strict=True)
     with torch.no_grad():
@@ -233,7 +233,7 @@ def fit_head(stages: Stages, recipe: Recipe, draws: Draws, progress: Progress) -
 
 
 def weighted(anomalies: Tensor, synthetic: int) -> Tensor:
-    """Statistics [k, 15] of known anomalies as often as they count among so many synthetic outliers."""
+    """Statistics [k, 16] of known anomalies as often as they count among so many synthetic outliers."""
     return anomalies.repeat(min(LABEL_WEIGHT, synthetic // max(1, anomalies.shape[0])), 1)
 
 

@@ -21,11 +21,13 @@ from stream_ad.detector.vae import VariationalAutoencoder, divergence
 
 WEIGHTS = (
     ("logit", 0.5),
-    ("unseen_value", 0.5),
-    ("unseen_pairs", 0.5),
+    ("unseen_value", 1.0),
+    ("unseen_pairs", 0.75),
     ("likeness", 0.0),
     ("nearest_prototype", 1.0),
     ("nearest_by_group", 0.5),
+    ("relative_distance", 1.0),
+    ("size_w", 0.25),
     ("residual_v_absolute", 0.25),
     ("residual_w_absolute", 0.5),
     ("vae_error", 0.25),
@@ -103,7 +105,7 @@ class HierarchicalDetector(nn.Module):
         return settled
 
     def statistics(self, v: Tensor, missing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """V [n, 2d] and what is missing [n, d] -> statistics [n, 15], reconstruction of A [n, d], and the conditional
+        """V [n, 2d] and what is missing [n, d] -> statistics [n, 16], reconstruction of A [n, d], and the conditional
         rarity of each feature [n, d]."""
         a = v[:, : self.n_features]
         w = self.whiten(a)
@@ -116,7 +118,7 @@ class HierarchicalDetector(nn.Module):
         mu, log_variance = self.vae.encode(fused)
         vae_error = (fused - self.vae.decode(mu)).pow(2).mean(dim=1)
         rarity = self.rarity(a, missing)
-        nearest, by_group = self.codebook(self.position(v, w))
+        nearest, by_group, relative = self.codebook(self.position(v, w))
         statistics = [
             residual_v.pow(2).mean(dim=1),
             residual_v.mean(dim=1),
@@ -133,6 +135,7 @@ class HierarchicalDetector(nn.Module):
             rarity.amax(dim=1),
             nearest,
             by_group,
+            relative,
         ]
         return torch.stack(statistics, dim=1), reconstruction[:, : self.n_features], rarity
 
@@ -141,7 +144,7 @@ class HierarchicalDetector(nn.Module):
         return torch.cat([v[:, self.n_features :], self.whiten.both(w)], dim=1)
 
     def likeness(self, v: Tensor, statistics: Tensor) -> Tensor:
-        """V [n, 2d] and statistics [n, 15] -> likeness to labelled anomalies [n, 1]."""
+        """V [n, 2d] and statistics [n, 16] -> likeness to labelled anomalies [n, 1]."""
         if self.examples.count == 0:
             return torch.zeros_like(v[:, :1])
         position = self.position(v, self.whiten(v[:, : self.n_features]))
@@ -149,13 +152,13 @@ class HierarchicalDetector(nn.Module):
         return likeness[:, None]
 
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [n, d] float64, NaN for missing -> statistics [n, 15], and novelty and likeness [n, 3]."""
+        """x [n, d] float64, NaN for missing -> statistics [n, 16], and novelty and likeness [n, 3]."""
         v, missing, novel = self.describe(x)
         statistics = self.statistics(v, missing)[0]
         return statistics, torch.cat([novel, self.likeness(v, statistics)], dim=1)
 
     def parts(self, statistics: Tensor, compared: Tensor) -> Tensor:
-        """Statistics [n, 15], and novelty and likeness [n, 3] -> the parts of the raw score [n, p]."""
+        """Statistics [n, 16], and novelty and likeness [n, 3] -> the parts of the raw score [n, p]."""
         normalised = self.normalise(statistics)
         logit = self.classifier(normalised)
         return torch.cat([logit[:, None], compared, normalised[:, self.part_columns]], dim=1)

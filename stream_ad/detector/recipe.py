@@ -22,7 +22,7 @@ class Recipe:
     vae_steps: int = 400
     rarity_width: int = 64
     rarity_steps: int = 600
-    prototypes: int = 1024
+    prototypes: int = 2048
     outskirts_share: float = 0.25
     synthetic_outliers: int = 20_000
     classifier_networks: int = 4

@@ -1,4 +1,4 @@
-"""The fifteen statistics of a row, each on one scale: what the hierarchy found strange about it."""
+"""The sixteen statistics of a row, each on one scale: what the hierarchy found strange about it."""
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ NAMES = (
     "rarity_largest",
     "nearest_prototype",
     "nearest_by_group",
+    "relative_distance",
 )
 
 
@@ -41,7 +42,7 @@ class NormaliseStatistics(nn.Module):
         self.register_buffer("scale", torch.ones(len(NAMES)))
 
     def fit(self, statistics: Tensor) -> None:
-        """Learn from the training rows' statistics [n, 15]."""
+        """Learn from the training rows' statistics [n, 16]."""
         self.offset.copy_(0.02 * statistics.median(dim=0).values + 1e-6)
         logs = torch.log(statistics + self.offset)
         low, middle, high = (torch.quantile(logs, q, dim=0) for q in (0.1, 0.5, 0.9))
@@ -50,6 +51,6 @@ class NormaliseStatistics(nn.Module):
         self.scale.copy_((0.5 * (high - low)).clamp(min=0.2))
 
     def forward(self, statistics: Tensor) -> Tensor:
-        """[n, 15] >= 0, larger is stranger -> [n, 15] from -8 on."""
+        """[n, 16] >= 0, larger is stranger -> [n, 16] from -8 on."""
         logs = torch.log(statistics + self.offset)
         return compress(((logs - self.centre) / self.scale).clamp(min=-8.0), 15.0)
