@@ -163,10 +163,10 @@ def inliers_and_anomalies(file: Path) -> tuple[Float64, Float64]:
 def fresh_inliers(file: Path, protocol: Protocol, seed: int) -> tuple[Float64, Float64]:
     """Training rows [n, d] and inliers to judge [m, d] that are exchangeable with them.
 
-    For both kinds of file a random half of all normal rows trains: array order, and the split that a file
-    brings, may hold a shift between the two.
+    For both kinds of file a random half of all normal rows trains, in random order: array order, and the split that a
+    file brings, may hold a shift between the two, and neighbouring rows count as neighbours in time.
     """
-    normal = inliers_and_anomalies(file)[0]
+    normal = np.random.default_rng(seed).permutation(inliers_and_anomalies(file)[0])
     half = random_half(normal, np.zeros(len(normal), dtype=bool), seed)
     split = capped(half, protocol.max_train, protocol.max_test, seed)
     return split.train, split.test

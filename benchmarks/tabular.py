@@ -62,9 +62,10 @@ LARGE = 1000
 
 CALIBRATION_NOTE = """\
 Share of runs where the alarms on fresh inliers lie in the binomial 99 % interval of the false-alarm rate. A random
-half of all normal rows of a file trains and the other half is judged, whatever split the file brings: only rows
-that are exchangeable with the window can show the rate. The interval knows the chance of the judged rows but not
-that of the calibrating ones: with as many of both, a threshold without any fault lies inside in 93 % of large sets."""
+half of all normal rows of a file trains, in random order, and the other half is judged, whatever split the file
+brings: only rows that are exchangeable with the window can show the rate. The interval knows the chance of the judged
+rows but not that of the calibrating ones: with as many of both, a threshold without any fault lies inside in 93 % of
+large sets."""
 
 
 def stream_ad(train: Float64, seed: int, recipe: Recipe | None = None) -> Scorer:

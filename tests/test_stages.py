@@ -16,7 +16,7 @@ from stream_ad.detector.draws import Draws
 from stream_ad.detector.fitting import Progress, optimise
 from stream_ad.detector.fusion import Fusion
 from stream_ad.detector.imputation import ConditionalMean
-from stream_ad.detector.novelty import Novelty, good_turing
+from stream_ad.detector.novelty import LEAST_SURPRISE, Novelty, good_turing
 from stream_ad.detector.outskirts import LatentSpread, select_outskirts
 from stream_ad.detector.rarity import GROUPS, ConditionalRarity
 from stream_ad.detector.statistics import NAMES, NormaliseStatistics, compress
@@ -177,7 +177,23 @@ class TestNovelty:
         rows = torch.tensor([[2.0, 20.0], [2.5, 20.0], [2.0, 30.0], [torch.nan, 30.0]], dtype=torch.float64)
         value, pairs = self.judge(ranks, novelty, rows).T
         assert value.tolist() == [0.0, pytest.approx(-math.log(0.5 / 1001)), 0.0, 0.0]
-        assert pairs.tolist() == [0.0, pytest.approx(-math.log(0.5 / 1001)), pytest.approx(-math.log(0.5 / 1001)), 0.0]
+        beyond_the_least = pytest.approx(-math.log(0.5 / 1001) - LEAST_SURPRISE)
+        assert pairs.tolist() == [0.0, beyond_the_least, beyond_the_least, 0.0]
+
+    def test_pairs_that_are_just_surprising_enough_count_next_to_nothing(self) -> None:
+        """Two features of 30 states, all pairs of them as likely: by and by nearly all have been seen."""
+        rows = torch.arange(300, 3000, 25)
+        x = torch.randint(30, (3000, 2), dtype=torch.float64)
+        most = []
+        for n in rows.tolist():
+            ranks, novelty = self.fitted(x[:n])
+            found = self.judge(
+                ranks, novelty, torch.tensor([[0.0, 0.0], [3.0, 8.0], [31.0, 31.0]], dtype=torch.float64)
+            )
+            most.append(float(found[:, 1].max()))
+        assert most[0] == 0.0
+        assert most[-1] > 1.0
+        assert float(torch.tensor(most).diff().abs().max()) < 0.2
 
     def test_a_new_measurement_is_no_surprise(self) -> None:
         x = torch.randn(1000, 3, dtype=torch.float64)

@@ -7,6 +7,7 @@ MOST_COLUMNS = 32
 MOST_PAIRS = 64
 CELLS = 32_768
 LEAST_SURPRISE = 1.0
+"""Pairs count by how much more surprising they are: one that is just about so must not come and go with a few rows."""
 
 
 class Novelty(nn.Module):
@@ -45,8 +46,8 @@ class Novelty(nn.Module):
         for k, i in enumerate(candidates.tolist()):
             for j in candidates[:k].tolist():
                 surprise = good_turing(place[i] * distinct[j] + place[j])
-                if surprise >= LEAST_SURPRISE:
-                    found.append((surprise, i, j))
+                if surprise > LEAST_SURPRISE:
+                    found.append((surprise - LEAST_SURPRISE, i, j))
         found = sorted(found, reverse=True)[:MOST_PAIRS]
         self.pair_surprise = self.surprise.new_tensor([pair[0] for pair in found])
         self.first = distinct.new_tensor([pair[1] for pair in found])
