@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from stream_ad.detector import Detector, Recipe
 from stream_ad.detector.temporal import TemporalContext
-from stream_ad.learning import AdaptiveLevel, ColdStart, LoadedModel, gate
+from stream_ad.learning import AdaptiveLevel, ColdStart, LoadedModel
 from stream_ad.learning.changes import ChangeWatch
 from stream_ad.learning.rollback import RollBack
-from stream_ad.learning.second_opinion import admit_recurring
+from stream_ad.learning.training import train
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.window import InlierWindow
 
@@ -162,32 +162,23 @@ class Loop:
         self.roll_back.swapped(self.models.live)
         self.changes.swapped()
 
-    def _offered(self, trigger: str) -> InlierWindow:
-        """The window as a training takes it."""
-        offered = InlierWindow(self.window.inliers.capacity, self.context.width, self._alpha)
-        offered.restore(self.window.state())
-        if trigger != "regime":
-            admit_recurring(offered, "cpu", self._seed, self._recipe or Recipe())
-        return offered
-
     def _train(self, trigger: str) -> None:
         """Fit a model on the window; it is live at once if the gate lets it through."""
         self.triggers.started(float(self.window.seen), self.window.seen)
-        training = self._offered(trigger).training_rows(self._seed)
-        learned, held_out = gate.hold_out(training)
-        detector = learned.teach(
-            Detector(self._alpha, "cpu", self._seed, self._recipe),
-            self._alpha,
+        offered = InlierWindow(self.window.inliers.capacity, self.context.width, self._alpha)
+        offered.restore(self.window.state())
+        detector = Detector(self._alpha, "cpu", self._seed, self._recipe)
+        live = None if self.models.live is None else self.models.live.detector
+        training = train(
+            offered,
+            detector,
+            lambda: live,
+            trigger=trigger,
             features=self.context.n_features,
             past=self.context.window,
         )
-        left_out = learned.left_out(detector)
-        self.window.drop(left_out)
-        live = None if self.models.live is None else self.models.live.detector
-        unseen = len(learned.rows) < len(training.rows)
-        verdict = gate.judge(
-            detector, held_out.outside(left_out), learned.rows, live, unseen=unseen, screened=trigger != "regime"
-        )
+        self.window.drop(training.left_out)
+        verdict = training.verdict
         self.triggers.finished(good=True)
         self.changes.training_ended(trigger, verdict.accepted)
         if verdict.accepted:

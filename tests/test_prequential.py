@@ -206,6 +206,7 @@ class Distance:
     """Instead of the detector: how far a row is from the mean of the rows that it was fitted on, 1 at ten."""
 
     left_out = np.empty(0, np.int64)
+    seed = 0
 
     def __init__(self, alpha: float, *_: object) -> None:
         self.false_alarm_rate = alpha

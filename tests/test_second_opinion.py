@@ -56,47 +56,47 @@ def a_window(n: int, *flagged: tuple[int, int, float], sequence: np.ndarray | No
 
 def test_what_comes_again_in_another_stretch_is_taken_for_normal() -> None:
     window = a_window(3000, (500, 560, 50.0), (1500, 1560, 50.0), (2500, 2560, 50.0))
-    admitted = admit_recurring(window, "cpu", 0, Recipe())
+    admitted = admit_recurring(window, Detector(device="cpu"))
     assert admitted >= 170
     assert len(window) == 2820 + admitted and len(window.quarantine) == 180 - admitted
 
 
 def test_what_was_there_once_stays_flagged() -> None:
     window = a_window(3000, (500, 560, 50.0), (1500, 1560, -50.0), (2500, 2560, 90.0))
-    assert admit_recurring(window, "cpu", 0, Recipe()) == 0
+    assert admit_recurring(window, Detector(device="cpu")) == 0
     assert len(window.quarantine) == 180
 
 
 def test_one_long_fault_does_not_vouch_for_itself() -> None:
     """Not even if some of its rows are not flagged."""
     window = a_window(3000, *((start, start + 50, 50.0) for start in range(1000, 1600, 60)))
-    assert admit_recurring(window, "cpu", 0, Recipe()) == 0
+    assert admit_recurring(window, Detector(device="cpu")) == 0
 
 
 def test_a_stretch_is_one_of_rows_of_one_key() -> None:
     """Two keys by turns: what both show at the same time are two stretches."""
     sequence = np.arange(3000) % 2
     window = a_window(3000, (1000, 1200, 50.0), sequence=sequence)
-    assert admit_recurring(window, "cpu", 0, Recipe()) >= 190
+    assert admit_recurring(window, Detector(device="cpu")) >= 190
 
 
 def test_a_full_window_gives_no_second_opinion() -> None:
     window = a_window(CAPACITY, (500, 560, 50.0), (1500, 1560, 50.0))
     window.add(np.zeros((1, 1)), np.array([0.2]))
-    assert admit_recurring(window, "cpu", 0, Recipe()) == 0
+    assert admit_recurring(window, Detector(device="cpu")) == 0
     assert Nearest.trainings == 0
 
 
 def test_a_model_that_flags_as_much_as_it_may_is_not_asked_again() -> None:
     window = a_window(3000, (500, 520, 50.0), (1500, 1520, 50.0))
-    assert admit_recurring(window, "cpu", 0, Recipe()) == 0
+    assert admit_recurring(window, Detector(device="cpu")) == 0
     assert Nearest.trainings == 0
 
 
 def test_a_window_without_scores_needs_none() -> None:
     window = InlierWindow(CAPACITY, 1, ALPHA)
     window.add(np.zeros((1000, 1)), np.full(1000, np.nan))
-    assert admit_recurring(window, "cpu", 0, Recipe()) == 0
+    assert admit_recurring(window, Detector(device="cpu")) == 0
 
 
 def test_with_the_real_detector(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_with_the_real_detector(monkeypatch: pytest.MonkeyPatch) -> None:
         score[start : start + 40] = 3.0
     window = InlierWindow(CAPACITY, 3, ALPHA)
     window.add(values, score)
-    admit_recurring(window, "cpu", 0, short)
+    admit_recurring(window, Detector(device="cpu", recipe=short))
     left = window.quarantine.ordered().values[:, 0]
     assert (left < -20.0).sum() == 40
     assert (left > 5.0).sum() < 30

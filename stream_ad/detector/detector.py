@@ -67,7 +67,7 @@ class Detector:
     def __init__(
         self,
         false_alarm_rate: float = 0.01,
-        device: Device = "auto",
+        device: Device | torch.device = "auto",
         seed: int = 0,
         recipe: Recipe | None = None,
     ) -> None:
@@ -207,7 +207,9 @@ class Detector:
         self._compiled = None
 
     @classmethod
-    def restore(cls, description: dict[str, Any], tensors: dict[str, Tensor], device: Device = "auto") -> Detector:
+    def restore(
+        cls, description: dict[str, Any], tensors: dict[str, Tensor], device: Device | torch.device = "auto"
+    ) -> Detector:
         """Rebuild a detector from `description()` and `tensors()`."""
         recipe = Recipe(**description["recipe"])
         detector = cls(description["false_alarm_rate"], device, description["seed"], recipe)
@@ -238,8 +240,10 @@ class Detector:
         return torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
 
 
-def choose_device(device: Device) -> torch.device:
+def choose_device(device: Device | torch.device) -> torch.device:
     """`auto` is CUDA where there is one. Raises ValueError for `cuda` where there is none."""
+    if isinstance(device, torch.device):
+        return device
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise ValueError("detector.device is cuda, but PyTorch finds no CUDA device: use auto or cpu")

@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from stream_ad.detector import Detector
+from stream_ad.detector.detector import Device
 from stream_ad.registry import ModelRegistry, RegistryError
 
 MOST_ROWS = 5000
@@ -37,7 +39,7 @@ def compare(
     fingerprint: str,
     recent: NDArray[np.float64],
     false_alarm_rate: float,
-    device: str,
+    device: Device | torch.device,
 ) -> Moved:
     """Let the reference judge recent inliers [n, d], the latest last."""
     version = registry.reference(wanted, fingerprint)
@@ -49,7 +51,7 @@ def compare(
         return Moved(version, None, f"there is no distance from training.reference {wanted}: {error}")
     if snapshot.schema_fingerprint != fingerprint:
         return Moved(version, None, f"training.reference {wanted} was learned on another schema and says nothing here")
-    detector = Detector.restore(snapshot.description, snapshot.weights, device)  # type: ignore[arg-type]  # where the new model is too
+    detector = Detector.restore(snapshot.description, snapshot.weights, device)
     detector.set_false_alarm_rate(false_alarm_rate)
     flagged = detector.score(recent[-MOST_ROWS:]) >= 1.0
     return Moved(version, float(flagged.mean()) / false_alarm_rate)

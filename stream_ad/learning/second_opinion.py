@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ad.detector import Detector, Recipe
-from stream_ad.detector.detector import Device
+from stream_ad.detector import Detector
 from stream_ad.detector.fitting import Progress
 from stream_ad.learning.truncation import RADII, in_company
 from stream_ad.learning.window import InlierWindow, Rows
@@ -25,12 +24,10 @@ BLOCKS = 16
 """In time, every other of them in the same half."""
 
 
-def admit_recurring(
-    window: InlierWindow, device: Device, seed: int, recipe: Recipe, progress: Progress = lambda share: None
-) -> int:
+def admit_recurring(window: InlierWindow, like: Detector, progress: Progress = lambda share: None) -> int:
     """Take for inliers the quarantined rows of a young window that are no stranger than others to a model that has
-    seen other stretches like them; return how many. Two models are trained on `device`, unless hardly any row is
-    quarantined or the window is not young; each calls `progress` from 0 to 1.
+    seen other stretches like them; return how many. Two models with the settings of `like` are trained, unless hardly
+    any row is quarantined or the window is not young; each calls `progress` from 0 to 1.
 
     A first window shows some of what a plant does. The rest is flagged, so no later window would show it: the first
     ignorance would stay for good. So the rows fall into two halves, whole stretches of flagged rows in one of them, and
@@ -42,8 +39,8 @@ def admit_recurring(
     if not window.young or flagged.sum() <= MANY * window.alpha * len(rows):
         return 0
     # These models learn as much as they can, and need no calibration of their own.
-    opinion = replace(recipe, cross_fit_below=0, calibration_share=HELD_OUT)
-    admitted = recurring(rows, flagged, Detector(window.alpha, device, seed, opinion), progress)
+    recipe = replace(like.recipe, cross_fit_below=0, calibration_share=HELD_OUT)
+    admitted = recurring(rows, flagged, Detector(window.alpha, like.device, like.seed, recipe), progress)
     held = window.quarantine.ordered()
     window.admit(np.isin(held.position, rows.position[admitted]))
     return int(admitted.sum())

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,9 +76,9 @@ def run(folder: Path) -> Result:
     from safetensors.numpy import load_file
 
     from stream_ad.detector import Detector, Recipe
-    from stream_ad.learning import gate, reference
+    from stream_ad.learning import reference
     from stream_ad.learning.data_report import burst_left_out
-    from stream_ad.learning.second_opinion import admit_recurring
+    from stream_ad.learning.training import train
     from stream_ad.registry import ModelRegistry, Snapshot
 
     job = Job(**json.loads((folder / JOB_FILE).read_text()))
@@ -86,43 +87,29 @@ def run(folder: Path) -> Result:
     torch.set_num_threads(job.threads)
     started = time.time()
     arrays = load_file(folder / WINDOW_FILE)
-    recipe = Recipe(**job.recipe)
-    window = restored(job, arrays)
 
     def end_with_parent(share: float) -> None:
         if os.getppid() != job.parent:
             raise SystemExit("the worker is gone")
 
-    # Rows of a new operating point have been let in already, and those of the former one thinned out.
-    admitted = 0 if job.trigger == "regime" else admit_recurring(window, job.device, job.seed, recipe, end_with_parent)
-    training = window.training_rows(job.seed)
-    learned, held_out = gate.hold_out(training)
-    detector = Detector(job.false_alarm_rate, job.device, job.seed, recipe)
-    learned.teach(
+    detector = Detector(job.false_alarm_rate, job.device, job.seed, Recipe(**job.recipe))
+    training = train(
+        restored(job, arrays),
         detector,
-        job.false_alarm_rate,
+        partial(live_detector, registry, job),
+        trigger=job.trigger,
         features=len(job.features),
         past=job.context["window"],
         anomalies=arrays.get("anomalies.values"),
         progress=end_with_parent,
     )
-    left_out = learned.left_out(detector)
-    screened = job.trigger != "regime"
-    unseen = len(learned.rows) < len(training.rows)
-    verdict = gate.judge(
-        detector,
-        held_out.outside(left_out),
-        learned.rows,
-        live_detector(registry, job),
-        unseen=unseen,
-        screened=screened,
-    )
+    verdict = training.verdict
     moved = reference.compare(
-        registry, job.reference, job.fingerprint, training.rows, job.false_alarm_rate, detector.device.type
+        registry, job.reference, job.fingerprint, training.rows, job.false_alarm_rate, detector.device
     )
-    if left_out:
+    if training.left_out:
         stored = restored(job, arrays)
-        stored.drop(left_out)
+        stored.drop(training.left_out)
         arrays |= stored.state()
     snapshot = Snapshot(
         version="",
@@ -131,7 +118,7 @@ def run(folder: Path) -> Result:
         schema_fingerprint=job.fingerprint,
         features=job.features,
         report=report(job, training.rows, time.time() - started)
-        | {"recurring_rows": admitted}
+        | {"recurring_rows": training.recurring}
         | figures(verdict)
         | asdict(moved),
         verdict={"accepted": verdict.accepted, "reasons": verdict.reasons, "refused_by": list(verdict.refusals)},
@@ -152,7 +139,7 @@ def run(folder: Path) -> Result:
         refused_by=list(verdict.refusals),
         reference_distance=moved.reference_distance,
         notes=notes,
-        left_out=left_out,
+        left_out=training.left_out,
     )
 
 
