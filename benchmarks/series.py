@@ -1,6 +1,7 @@
 """How well the detector tells anomalous rows of streams from ordinary ones, with temporal context and without.
 
     python benchmarks/series.py --data DIR --seeds 0 1 --out results.csv
+    python benchmarks/series.py --data DIR --ablate --out ablation.csv
 
 DIR holds streams in time order of either kind, one a file:
 
@@ -13,6 +14,8 @@ DIR holds streams in time order of either kind, one a file:
 
 `stream_ad` is the detector on rows with temporal context, `stream_ad_rows` the same on bare rows. Beside them run
 the distance to the nearest neighbours, the residual of principal components and an isolation forest, on bare rows.
+With `--ablate` the detector stands beside itself instead, with one part taken out in turn (benchmarks/ablation.py; npz
+files only).
 
 Each figure is written to the CSV as soon as it is measured. A run that was broken off goes on where it stood. Tables
 of all that the file holds go to standard output as Markdown. What fails is shown, the run goes on, and the exit code
@@ -35,6 +38,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import ablation
 from benchmarks.metrics import auroc, average_precision
 from benchmarks.peers import Float64, Method, Scorer, dte_np, on_standardised_rows
 from benchmarks.results import Result, Results, markdown
@@ -58,14 +62,21 @@ An alarm is a score of 1 or more at a false-alarm rate of {SKAB_FALSE_ALARM_RATE
 {1 - SKAB_FALSE_ALARM_RATE:.0%} quantile of training rows that were held out ({FOLDS} contiguous folds)."""
 
 
+def extended(rows: Float64) -> Float64:
+    """Rows [n, features] with temporal context, which begins with the first of them."""
+    return TemporalContext(rows.shape[1], WINDOW).extend(rows)
+
+
+def on_context(method: Method, train: Float64, seed: int) -> Scorer:
+    """A method on rows with temporal context; test rows begin a past of their own."""
+    scorer = method(extended(train), seed)
+    return lambda rows: scorer(extended(rows))
+
+
 def stream_ad(train: Float64, seed: int) -> Scorer:
-    """The detector on rows with temporal context; test rows begin a past of their own."""
-
-    def extend(rows: Float64) -> Float64:
-        return TemporalContext(rows.shape[1], WINDOW).extend(rows)
-
-    detector = Detector(SKAB_FALSE_ALARM_RATE, "cpu", seed).fit(extend(train), features=train.shape[1], past=WINDOW)
-    return lambda rows: detector.score(extend(rows))
+    """The detector on rows with temporal context."""
+    detector = Detector(SKAB_FALSE_ALARM_RATE, "cpu", seed).fit(extended(train), features=train.shape[1], past=WINDOW)
+    return lambda rows: detector.score(extended(rows))
 
 
 def stream_ad_rows(train: Float64, seed: int) -> Scorer:
@@ -93,6 +104,9 @@ PEERS: dict[str, Method] = {
     for name, method in {"KNN": dte_np, "PCA": pca_residual, "IForest": isolation_forest}.items()
 }
 METHODS = OURS | PEERS
+ABLATION: dict[str, Method] = {
+    name: partial(on_context, variant) for name, variant in {"whole": ablation.without, **ablation.VARIANTS}.items()
+}
 Measure = Callable[[Path, str, int], list[Result]]
 
 
@@ -103,7 +117,7 @@ def measure_stream(file: Path, method: str, seed: int) -> list[Result]:
         labels = data["test_labels"].astype(bool)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        scores = METHODS[method](train, seed)(test)
+        scores = (METHODS | ABLATION)[method](train, seed)(test)
     values = (auroc(labels, scores), average_precision(labels, scores), vus_pr(labels, scores))
     return [Result(file.stem, method, seed, dict(zip(STREAM_FIGURES, values, strict=True)))]
 
@@ -166,7 +180,7 @@ def stream_table(title: str, results: Sequence[Result]) -> str:
 
 
 def by_method(results: Iterable[Result]) -> list[tuple[str, list[Result]]]:
-    found = [(name, [row for row in results if row.method == name]) for name in METHODS]
+    found = [(name, [row for row in results if row.method == name]) for name in (*METHODS, *ABLATION)]
     return [(name, rows) for name, rows in found if rows]
 
 
@@ -208,10 +222,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a folder of npz or of csv files")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
+    parser.add_argument("--ablate", action="store_true", help="the detector with one part taken out in turn")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="where results are kept, and taken up again")
     options = parser.parse_args(argv)
     try:
         options.files, options.measure, options.figures, options.tables = streams_in(options.data)
+        if options.ablate and options.measure is not measure_stream:
+            raise ValueError("--ablate ranks rows and raises no alarms: it takes npz files only")
         settings = {"window": WINDOW, "skab_false_alarm_rate": SKAB_FALSE_ALARM_RATE}
         options.results = Results(options.out, options.figures, settings)
     except ValueError as error:
@@ -227,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Work(method, f"{file.stem}, seed {seed}", partial(options.measure, file, method, seed))
         for file in options.files
         for seed in options.seeds
-        for method in METHODS
+        for method in (ABLATION if options.ablate else METHODS)
         if (file.stem, method, seed) not in results
     ]
     troubles = run(work, results, console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,31 @@ def test_a_folder_without_streams_is_told(tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(SystemExit):
         series.main(["--data", str(tmp_path)])
     assert "neither an npz file nor a csv file with a column 'anomaly'" in capsys.readouterr().err
+
+
+def test_the_ablation_stands_the_detector_beside_itself(
+    npz_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variants = {"whole": partial(series.on_context, largest), "without all": partial(series.on_context, largest)}
+    monkeypatch.setattr(series, "ABLATION", variants)
+    assert series.main(["--data", str(npz_folder), "--ablate"]) == 0
+    table = capsys.readouterr().out
+    assert "| whole |" in table and "| without all |" in table and "| KNN |" not in table
+
+
+def test_an_ablation_of_alarms_is_refused(csv_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        series.main(["--data", str(csv_folder), "--ablate"])
+    assert "npz files only" in capsys.readouterr().err
+
+
+def test_a_variant_sees_rows_with_their_past() -> None:
+    shapes = []
+
+    def remember(train: Float64, seed: int) -> series.Scorer:
+        shapes.append(train.shape)
+        return lambda rows: rows[:, -1]
+
+    rows = np.random.default_rng(0).normal(size=(50, 2))
+    assert series.on_context(remember, rows, 0)(rows).shape == (50,)
+    assert shapes[0][0] == 50 and shapes[0][1] > 2
