@@ -69,7 +69,8 @@ def test_vus_pr_needs_an_anomaly() -> None:
 
 def largest(train: Float64, seed: int) -> series.Scorer:
     """A method without any cost: the largest distance of a feature from its mean in training, in deviations."""
-    return lambda rows: (np.abs(rows - train.mean(axis=0)) / train.std(axis=0)).max(axis=1)
+    mean, spread = np.nanmean(train, axis=0), np.nanstd(train, axis=0) + 1e-9
+    return lambda rows: np.nanmax(np.abs(rows - mean) / spread, axis=1)
 
 
 def refuses(train: Float64, seed: int) -> series.Scorer:
