@@ -21,12 +21,12 @@ from stream_ad.detector.vae import VariationalAutoencoder, divergence
 
 WEIGHTS = (
     ("logit", 0.5),
-    ("unseen_value", 1.0),
-    ("unseen_pairs", 0.75),
+    ("unseen_value", 0.75),
+    ("unseen_pairs", 0.5),
     ("likeness", 0.0),
     ("nearest_prototype", 1.0),
     ("nearest_by_group", 0.5),
-    ("relative_distance", 1.0),
+    ("relative_distance", 0.75),
     ("size_w", 0.25),
     ("residual_v_absolute", 0.25),
     ("residual_w_absolute", 0.5),
