@@ -47,7 +47,7 @@ from benchmarks.vus import vus_pr
 from stream_ad.detector import Detector
 from stream_ad.detector.temporal import TemporalContext
 
-WINDOW = 16
+WINDOW = 64
 """Rows of temporal context, for all streams."""
 SKAB_FALSE_ALARM_RATE = 0.05
 """Of 400 training rows only about 25 windows are independent: they cannot show a rarer alarm than one in twenty."""

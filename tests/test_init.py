@@ -202,9 +202,9 @@ def test_a_window_is_suggested_where_rows_have_a_time_and_a_key(tmp_path: Path) 
     write_config(text, tmp_path / "c.yaml")
     assert load(tmp_path / "c.yaml").schema_.window == 0, "it is a suggestion and no more"
     write_config(text.replace("# window", "window"), tmp_path / "c.yaml")
-    assert load(tmp_path / "c.yaml").schema_.window == 16
+    assert load(tmp_path / "c.yaml").schema_.window == 64
     timeless: list[bytes | None] = [orjson.dumps({"t": noise(i), "u": noise(i + 5)}) for i in range(N)]
-    assert "window: 16" not in config_text(proposal_of(timeless), topic_places(load_topic_source(), {}))
+    assert "window: 64" not in config_text(proposal_of(timeless), topic_places(load_topic_source(), {}))
 
 
 def test_the_pace_follows_the_rate_and_the_length() -> None:

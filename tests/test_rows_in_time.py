@@ -34,7 +34,7 @@ Float64 = NDArray[np.float64]
 
 FEATURES = ["load", "speed", "flow"]
 WINDOW = 16
-WIDTH = 3 * len(FEATURES) + 4
+WIDTH = 5 * len(FEATURES) + 4
 MINUTES = 20
 DAYS = 28
 ROWS = DAYS * 24 * 60 // MINUTES

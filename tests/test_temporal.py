@@ -50,10 +50,13 @@ def test_descriptors_are_the_rolling_mean_and_deviation_of_the_values_that_are_t
     values[rng.random(values.shape) < 0.2] = np.nan
     extended = TemporalContext(2, window).extend(values)
     np.testing.assert_array_equal(extended[:, :2], values)
-    for feature in range(2):
-        mean, deviation = by_definition(values[:, feature], window)
-        np.testing.assert_allclose(extended[:, 2 + feature], mean, atol=1e-9)
-        np.testing.assert_allclose(extended[:, 4 + feature], deviation, atol=1e-4)
+    scales = [window, window // 4] if window >= 8 else [window]
+    assert extended.shape[1] == 2 + 4 * len(scales)
+    for k, scale in enumerate(scales):
+        for feature in range(2):
+            mean, deviation = by_definition(values[:, feature], scale)
+            np.testing.assert_allclose(extended[:, 2 + 4 * k + feature], mean, atol=1e-9)
+            np.testing.assert_allclose(extended[:, 4 + 4 * k + feature], deviation, atol=1e-4)
 
 
 def test_without_window_and_calendar_a_row_stays_as_it_is() -> None:
@@ -148,7 +151,7 @@ def test_the_calendar_of_unknown_times_is_missing() -> None:
 
 def test_columns_say_which_feature_they_tell_of() -> None:
     context = TemporalContext(2, WINDOW, calendar=True)
-    np.testing.assert_array_equal(context.describes, [0, 1, 0, 1, 0, 1, -1, -1, -1, -1])
+    np.testing.assert_array_equal(context.describes, [0, 1, 0, 1, 0, 1, 0, 1, 0, 1, -1, -1, -1, -1])
 
 
 def fitted(extended: Float64) -> Detector:

@@ -64,7 +64,7 @@ def _schema(config: Config) -> Problems:
                     "raw float32 vectors have no fields: leave it out, or set schema.format to json",
                 )
     if schema.window == 1:
-        yield "schema.window", "nothing can be seen in a window of the row alone: use 0 for none, or 16"
+        yield "schema.window", "nothing can be seen in a window of the row alone: use 0 for none, or 64"
     try:
         ZoneInfo(schema.timezone)
     except (ZoneInfoNotFoundError, ValueError):

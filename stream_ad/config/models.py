@@ -114,8 +114,9 @@ class Schema(Section):
     max_missing: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     """A row with a larger share of missing features is scored but not learned."""
     window: Annotated[int, Field(ge=0)] = 0
-    """Rows of the same key, the row itself among them, whose mean and deviation are judged along with it; 0: each
-    row is judged by itself. 16 is a good length. See [rows in time](how-it-works.md#rows-in-time)."""
+    """Rows of the same key, the row itself among them, whose mean and deviation, and those of the last quarter of
+    them, are judged along with it; 0: each row is judged by itself. 64 is a good length. See [rows in
+    time](how-it-works.md#rows-in-time)."""
     calendar: bool = False
     """Whether the time of the day and of the week (UTC) are judged along with the values. The window of inliers
     must span several weeks."""

@@ -29,7 +29,8 @@ CACHED = 32_768
 class TemporalContext:
     """Extends rows by descriptors of their recent past, key by key.
 
-    For each feature two descriptors over the last `window` rows of the key, the row itself among them:
+    For each feature two descriptors over the last `window` rows of the key, the row itself among them, and over the
+    last quarter of these if that is two rows or more, since some faults show in a moment and some in the long run:
 
     - the rolling mean, which shows shifts too small for a single row, because the noise averages out;
     - the fourth root of the rolling standard deviation, which is 0 for a stuck sensor and large for an unsteady
@@ -59,6 +60,7 @@ class TemporalContext:
             raise ValueError(f"a temporal context of {window} rows is not possible: use 0 for none, or 2 and more")
         self.n_features = n_features
         self.window = window
+        self.scales = tuple(rows for rows in (window, window // 4) if rows > 1)
         self.calendar = calendar
         self._past: OrderedDict[bytes | None, Float64] = OrderedDict()
         self._most_keys = max(1, MEMORY // max(1, 8 * n_features * (window - 1)))
@@ -66,13 +68,17 @@ class TemporalContext:
     @property
     def width(self) -> int:
         """Columns of an extended row."""
-        statistics = STATISTICS if self.window else 0
-        return self.n_features * (1 + statistics) + (CALENDAR_COLUMNS if self.calendar else 0)
+        return self.n_features * self._blocks + (CALENDAR_COLUMNS if self.calendar else 0)
+
+    @property
+    def _blocks(self) -> int:
+        """How many columns of an extended row tell of each feature."""
+        return 1 + STATISTICS * len(self.scales)
 
     @property
     def describes(self) -> Int64:
         """[width] which feature each column of an extended row tells of; -1 for the calendar, which tells of none."""
-        of_features = np.tile(np.arange(self.n_features), 1 + (STATISTICS if self.window else 0))
+        of_features = np.tile(np.arange(self.n_features), self._blocks)
         return np.concatenate([of_features, np.full(self.width - len(of_features), -1)])
 
     def extend(
@@ -94,20 +100,21 @@ class TemporalContext:
         return extended
 
     def _statistics(self, values: Float64, keys: Sequence[bytes | None] | None) -> list[Float64]:
-        """Rolling mean and fourth root of the deviation, each [n, d]."""
+        """Rolling mean and fourth root of the deviation at each scale, each [n, d]."""
         known = np.clip(values, -FLOAT32_MAX, FLOAT32_MAX)
         rows, place, position = self._with_past(known, keys)
         columns = np.ascontiguousarray(rows.T)
-        found = np.empty((STATISTICS, *values.T.shape))
+        found = np.empty((len(self.scales), STATISTICS, *values.T.shape))
         step = max(1, CACHED // max(1, columns.shape[1]))
         for first in range(0, self.n_features, step):
             some = slice(first, first + step)
-            moments = rolling_moments(columns[some], position, self.window)
-            count, mean, squares = (part[:, place] for part in moments)
-            enough = count >= self.window / 2
-            found[0, some] = np.where(enough, mean, np.nan)
-            found[1, some] = np.where(enough, np.sqrt(np.sqrt(np.sqrt(squares / np.maximum(count, 1.0)))), np.nan)
-        return [part.T for part in found]
+            for (means, deviations), scale in zip(found, self.scales, strict=True):
+                moments = rolling_moments(columns[some], position, scale)
+                count, mean, squares = (part[:, place] for part in moments)
+                enough = count >= scale / 2
+                means[some] = np.where(enough, mean, np.nan)
+                deviations[some] = np.where(enough, np.sqrt(np.sqrt(np.sqrt(squares / np.maximum(count, 1.0)))), np.nan)
+        return [part.T for part in found.reshape(-1, *values.T.shape)]
 
     def _with_past(self, values: Float64, keys: Sequence[bytes | None] | None) -> tuple[Float64, Int64, Int64]:
         """The rows sorted by key, each key's past before them, and remembered for the next call.

@@ -131,7 +131,7 @@ def _schema(proposal: Proposal) -> list[str]:
             lines.append(entry(use, None, otherwise))
     if proposal.used("timestamp") and (proposal.used("key") or proposal.sample.has_keys):
         why = "judges a row along with the last ones of its key: a stuck sensor shows"
-        lines.append(f"{'  # window: 16':{COMMENT_COLUMN}} # {why}")
+        lines.append(f"{'  # window: 64':{COMMENT_COLUMN}} # {why}")
     lines += _missing(proposal)
     lines += _features(proposal)
     return lines
