@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.loop import Loop, Schedule
 from benchmarks.peers import isolation_forest, on_standardised_rows
-from benchmarks.series import WINDOW as CONTEXT
+from benchmarks.series import context_rows
 from benchmarks.streams import Stream
 from stream_ad.detector import Recipe
 
@@ -179,7 +179,7 @@ METHODS = (OURS, "HalfSpaceTrees", "OneClassSVM", "RobustZ", "IForest")
 def make(name: str, stream: Stream, alpha: float, schedule: Schedule, recipe: Recipe, seed: int) -> Method:
     """A method by name, for a stream."""
     if name == OURS:
-        context = CONTEXT if stream.in_time else 0
+        context = context_rows(len(stream.train)) if stream.in_time else 0
         return Loop(stream.rows.shape[1], alpha, schedule, recipe, seed, context)
     scorers: dict[str, Callable[[], Scorer]] = {
         "HalfSpaceTrees": lambda: half_space_trees(seed),

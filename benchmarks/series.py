@@ -48,7 +48,9 @@ from stream_ad.detector import Detector
 from stream_ad.detector.temporal import TemporalContext
 
 WINDOW = 64
-"""Rows of temporal context, for all streams."""
+"""Rows of temporal context, where there are enough to learn from."""
+WINDOWS_TO_LEARN_FROM = 25
+"""So many windows side by side must fit into the training rows: of fewer no mean can be told from another."""
 SKAB_FALSE_ALARM_RATE = 0.05
 """Of 400 training rows only about 25 windows are independent: they cannot show a rarer alarm than one in twenty."""
 STREAM_FIGURES = ("auroc", "average_precision", "vus_pr")
@@ -62,21 +64,29 @@ An alarm is a score of 1 or more at a false-alarm rate of {SKAB_FALSE_ALARM_RATE
 {1 - SKAB_FALSE_ALARM_RATE:.0%} quantile of training rows that were held out ({FOLDS} contiguous folds)."""
 
 
-def extended(rows: Float64) -> Float64:
+def context_rows(training_rows: int) -> int:
+    """Rows of temporal context for so many training rows."""
+    rows = min(WINDOW, training_rows // WINDOWS_TO_LEARN_FROM)
+    return rows if rows > 1 else 0
+
+
+def extended(rows: Float64, window: int) -> Float64:
     """Rows [n, features] with temporal context, which begins with the first of them."""
-    return TemporalContext(rows.shape[1], WINDOW).extend(rows)
+    return TemporalContext(rows.shape[1], window).extend(rows)
 
 
 def on_context(method: Method, train: Float64, seed: int) -> Scorer:
     """A method on rows with temporal context; test rows begin a past of their own."""
-    scorer = method(extended(train), seed)
-    return lambda rows: scorer(extended(rows))
+    window = context_rows(len(train))
+    scorer = method(extended(train, window), seed)
+    return lambda rows: scorer(extended(rows, window))
 
 
 def stream_ad(train: Float64, seed: int) -> Scorer:
     """The detector on rows with temporal context."""
-    detector = Detector(SKAB_FALSE_ALARM_RATE, "cpu", seed).fit(extended(train), features=train.shape[1], past=WINDOW)
-    return lambda rows: detector.score(extended(rows))
+    d, window = train.shape[1], context_rows(len(train))
+    detector = Detector(SKAB_FALSE_ALARM_RATE, "cpu", seed).fit(extended(train, window), features=d, past=window)
+    return lambda rows: detector.score(extended(rows, window))
 
 
 def stream_ad_rows(train: Float64, seed: int) -> Scorer:
