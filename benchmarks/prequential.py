@@ -11,8 +11,8 @@ in, once as they are and with sudden, gradual and recurring drift (benchmarks/st
 benchmarks/worlds.py are run. Labels judge only.
 
 `stream_ad` is the product's own learning loop (benchmarks/loop.py), with temporal context of 64 rows at most where
-neighbouring rows are alike. Its alerts are scores of 1 and more. Beside it run half-space trees and a one-class SVM in a
-QuantileFilter, both by river, a robust z-score, and PyOD's isolation forest retrained when ours is; all of these get
+neighbouring rows are alike. Its alerts are scores of 1 and more. Beside it run half-space trees and a one-class SVM in
+a QuantileFilter, both by river, a robust z-score, and PyOD's isolation forest retrained when ours is; all of these get
 the same threshold: the quantile of their own past scores that the budget asks for (benchmarks/online.py).
 
 - `alert_rate` is the share of normal rows that raised an alert; `budget` what it should be.
