@@ -277,3 +277,9 @@ def test_a_window_too_small_for_the_budget_is_a_warning(tmp_path: Path) -> None:
     assert warnings(read(tmp_path)) == []
     (warning,) = warnings(read(tmp_path, SMALL, "alerts.false_alarm_rate=0.0001"))
     assert "training.window_rows" in warning
+
+
+def test_more_rows_in_time_than_the_first_model_can_learn_is_a_warning(tmp_path: Path) -> None:
+    assert warnings(read(tmp_path, SMALL, "schema.window=64")) == []
+    (warning,) = warnings(read(tmp_path, SMALL, "schema.window=64", "training.min_rows=500"))
+    assert "schema.window" in warning and "1600 rows" in warning

@@ -10,6 +10,8 @@ from stream_ad.config.models import Config, FileSource, KafkaConnection, KafkaSi
 
 CALIBRATION_SHARE = 0.5
 LEAST_EXPECTED_ALARMS = 5.0
+LEAST_WINDOWS = 25
+"""So many windows of rows in time, side by side, say what their means usually are."""
 
 
 def check(config: Config) -> list[tuple[str, str]]:
@@ -38,6 +40,12 @@ def warnings(config: Config) -> list[str]:
             f"{1 / config.alerts.false_alarm_rate:.0f} is; {rows:.0f} rows would"
         )
     schema = config.schema_
+    if schema.window * LEAST_WINDOWS > config.training.min_rows:
+        found.append(
+            f"schema.window: the first model learns from {config.training.min_rows} rows (training.min_rows), which "
+            f"are few windows of {schema.window}; {schema.window * LEAST_WINDOWS} rows, or a shorter window, raise "
+            "fewer false alarms"
+        )
     if schema.calendar and schema.timestamp is None and isinstance(config.source, FileSource):
         found.append("schema.calendar: rows of a file have no time unless schema.timestamp names the field of it")
     return found
