@@ -21,6 +21,9 @@ from stream_ad.detector import Recipe
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
+CONTEXT = 16
+"""Rows of temporal context at most: what raises alerts must soon forget a fault that is over."""
+
 MAD_TO_DEVIATION = 1.4826
 
 
@@ -179,7 +182,7 @@ METHODS = (OURS, "HalfSpaceTrees", "OneClassSVM", "RobustZ", "IForest")
 def make(name: str, stream: Stream, alpha: float, schedule: Schedule, recipe: Recipe, seed: int) -> Method:
     """A method by name, for a stream."""
     if name == OURS:
-        context = context_rows(len(stream.train)) if stream.in_time else 0
+        context = min(CONTEXT, context_rows(len(stream.train))) if stream.in_time else 0
         return Loop(stream.rows.shape[1], alpha, schedule, recipe, seed, context)
     scorers: dict[str, Callable[[], Scorer]] = {
         "HalfSpaceTrees": lambda: half_space_trees(seed),
