@@ -185,7 +185,7 @@ def run(
 def train(window: InlierWindow, alpha: float, seed: int, recipe: Recipe) -> Detector:
     """A model as the training job fits it."""
     learned, _ = gate.hold_out(window.training_rows(seed))
-    return learned.teach(Detector(alpha, "cpu", seed, recipe), alpha)
+    return learned.teach(Detector(alpha, "cpu", seed, recipe))
 
 
 def judge(detector: Detector, stream: Stream, levels: Float64, alpha: float) -> tuple[float, float]:

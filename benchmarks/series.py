@@ -44,13 +44,12 @@ from benchmarks.peers import Float64, Method, Scorer, dte_np, on_standardised_ro
 from benchmarks.results import Result, Results, markdown
 from benchmarks.running import Work, run
 from benchmarks.vus import vus_pr
+from stream_ad.config.checks import LEAST_WINDOWS
 from stream_ad.detector import Detector
 from stream_ad.detector.temporal import TemporalContext
 
 WINDOW = 64
 """Rows of temporal context, where there are enough to learn from."""
-WINDOWS_TO_LEARN_FROM = 25
-"""So many windows side by side must fit into the training rows: of fewer no mean can be told from another."""
 SKAB_FALSE_ALARM_RATE = 0.05
 """Of 400 training rows only about 25 windows are independent: they cannot show a rarer alarm than one in twenty."""
 STREAM_FIGURES = ("auroc", "average_precision", "vus_pr")
@@ -65,8 +64,8 @@ An alarm is a score of 1 or more at a false-alarm rate of {SKAB_FALSE_ALARM_RATE
 
 
 def context_rows(training_rows: int) -> int:
-    """Rows of temporal context for so many training rows."""
-    rows = min(WINDOW, training_rows // WINDOWS_TO_LEARN_FROM)
+    """Rows of temporal context for so many training rows: no more than `stream-ad lint` lets pass."""
+    rows = min(WINDOW, training_rows // LEAST_WINDOWS)
     return rows if rows > 1 else 0
 
 

@@ -492,7 +492,7 @@ def test_the_detector_flags_a_new_operating_point_until_it_has_learned_it(caplog
     changes = ChangeWatch("adwin", "adapt", SENSORS, window, triggers)
 
     def train() -> Detector:
-        detector = window.training_rows().teach(Detector(ALPHA, "cpu", recipe=SHORT), ALPHA)
+        detector = window.training_rows().teach(Detector(ALPHA, "cpu", recipe=SHORT))
         triggers.has_model = True
         changes.swapped()
         return detector

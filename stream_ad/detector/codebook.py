@@ -95,13 +95,14 @@ class CodeBook(nn.Module):
         closeness = self.closeness(points).reshape(n, self.a_lane, self.lanes)
         # To sort out lanes first is several times faster, and two of the nearest seldom share one.
         in_lane = closeness.amax(dim=1)
-        by_group = distance(points, in_lane.reshape(n, self.lanes // self.groups, self.groups).amax(dim=1)).mean(dim=1)
+        in_group = in_lane.reshape(n, self.lanes // self.groups, self.groups).amax(dim=1)
         closest, lane = torch.topk(in_lane, self.neighbours, dim=1)
         place = closeness.transpose(1, 2).gather(1, lane[:, :, None].expand(-1, -1, self.a_lane)).argmax(dim=2)
         around = self.spacing[place * self.lanes + lane].mean(dim=1)
-        away = distance(points, closest)
-        relative = (away.mean(dim=1) + self.least_spacing) / (around + self.least_spacing)
-        return torch.stack([away[:, 0], by_group, relative.clamp(max=self.most_relative)], dim=1)
+        away = distance(points, torch.cat([closest, in_group], dim=1))
+        near, by_group = away[:, : self.neighbours], away[:, self.neighbours :].mean(dim=1)
+        relative = (near.mean(dim=1) + self.least_spacing) / (around + self.least_spacing)
+        return torch.stack([near[:, 0], by_group, relative.clamp(max=self.most_relative)], dim=1)
 
 
 def distance(points: Tensor, closeness: Tensor) -> Tensor:

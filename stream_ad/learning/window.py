@@ -48,19 +48,18 @@ class TrainingRows:
     def teach(
         self,
         detector: Detector,
-        alpha: float,
         features: int | None = None,
         past: int = 0,
         anomalies: Float64 | None = None,
         progress: Callable[[float], None] = lambda share: None,
     ) -> Detector:
-        """Fit a detector, whose budget is `alpha`, on these rows, of which the first `features` columns do not tell of
-        the `past` rows before; return it. `anomalies` [k, d] are labelled ones."""
+        """Fit a detector on these rows, of which the first `features` columns do not tell of the `past` rows before;
+        return it. `anomalies` [k, d] are labelled ones."""
         return detector.fit(
             self.rows,
             flagged=self.flagged,
             flagged_place=self.flagged_place,
-            truncated=self.truncated(alpha),
+            truncated=self.truncated(detector.false_alarm_rate),
             anomalies=anomalies,
             judged=self.scored_share > 0.5,
             features=features,
