@@ -153,7 +153,14 @@ class TestRarity:
         rarity.fit_bins(torch.randn(100, 5))
         found = rarity(torch.randn(7, 5), torch.zeros(7, 5, dtype=torch.bool))
         assert found.shape == (7, 5)
-        assert bool((found > 0).all())
+        assert bool((found >= 0).all())
+
+    def test_what_is_rare_but_contradicts_nothing_is_left_to_others(self, rarity: ConditionalRarity) -> None:
+        rows = related(300)
+        rows[:, 0] = rows[:, 1] = 2.6
+        nothing = torch.zeros(300, 4, dtype=torch.bool)
+        with torch.no_grad():
+            assert float(rarity(rows, nothing)[:, :2].mean()) < 0.2
 
 
 class TestNovelty:

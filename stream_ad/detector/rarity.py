@@ -1,4 +1,4 @@
-"""Stage 1, conditional rarity: how improbable each feature's value is, given the others."""
+"""Stage 1, conditional rarity: how much less probable the other features make a value than it is by itself."""
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,14 @@ QUANTILES = (0.005, 0.05, 0.20, 0.50, 0.80, 0.95, 0.995)
 BINS = len(QUANTILES) + 1
 GROUPS = 4
 MARGINAL_SHARE = 0.02
-"""Share of the marginal in each probability, so that one surprise stays finite."""
+"""Share of the marginal in each probability, so that one contradiction stays finite."""
 
 
 class ConditionalRarity(nn.Module):
-    """-log p(bin of a feature | the other features), by one small network for all features.
+    """log p(bin of a feature) - log p(bin | the other features), where the others speak against the bin.
+
+    What a value is by itself, rare or not, other stages know, and of features that have nothing to do with the others
+    the difference is none: they add no noise to the one that contradicts.
 
     Each feature of A is cut into bins at its quantiles, or between its values where there are few. The network
     sees the features that are not masked and gives, for those that are, the logits of their bins on top of the
@@ -75,37 +78,37 @@ class ConditionalRarity(nn.Module):
         adds to the first layer [g, n, width]."""
         return torch.bmm(torch.cat([above, a * shown, 1.0 - shown], dim=2), self.from_inputs)
 
-    def probability(self, first: Tensor, own: Tensor) -> Tensor:
-        """First-layer sums for each group [g, n, width], numbers of bins [g, n, members] -> their probabilities, mixed
-        with a little of their marginal [g, n, members]."""
+    def lift(self, first: Tensor, own: Tensor) -> Tensor:
+        """First-layer sums for each group [g, n, width], numbers of bins [g, n, members] -> how many times as probable
+        as by itself the others make each bin, mixed with a little of no difference [g, n, members]."""
         hidden = F.silu(first)
         hidden = hidden + F.silu(self.hidden(hidden))
         logits = torch.bmm(hidden, self.to_bins)
-        logits = logits.reshape(self.groups, own.shape[1], logits.shape[2] // self.members, self.members)
-        weight = torch.exp(logits.clamp(-20.0, 20.0)) * self.marginal
-        own = own[:, :, None]
-        p = weight.gather(2, own) / weight.sum(dim=2, keepdim=True)
-        marginal = self.marginal.expand_as(weight).gather(2, own)
-        return ((1.0 - self.marginal_share) * p + self.marginal_share * marginal).squeeze(2)
+        weight = torch.exp(logits.clamp(-20.0, 20.0))
+        weight = weight.reshape(self.groups, own.shape[1], weight.shape[2] // self.members, self.members)
+        lift = weight.gather(2, own[:, :, None]).squeeze(2) / (weight * self.marginal).sum(dim=2)
+        return (1.0 - self.marginal_share) * lift + self.marginal_share
 
     def loss(self, a: Tensor, draws: Draws) -> Tensor:
-        """Mean cross-entropy of the masked features; each row of A [n, d] masks another random part of them."""
+        """Mean cross-entropy of the masked features, less that of their marginals, which no weight changes; each row
+        of A [n, d] masks another random part of them."""
         n = a.shape[0]
         share = 0.1 + 0.5 * draws.uniform(n, 1)
         masked = (draws.uniform(n, self.n_features) < share).scatter(1, draws.rows(self.n_features, n, 1), True)
         masked, a = self.group(masked.to(a.dtype)), self.group(a)
         visible = self.above(torch.where(masked > 0.0, -torch.inf, a))
         first = self.first_layer(a, 1.0 - masked, visible).sum(dim=0) + self.bias
-        p = self.probability(first.expand(self.groups, -1, -1), self.bin_of(self.above(a)))
-        return -(torch.log(p) * masked).sum() / masked.sum()
+        lift = self.lift(first.expand(self.groups, -1, -1), self.bin_of(self.above(a)))
+        return -(torch.log(lift) * masked).sum() / masked.sum()
 
     def forward(self, a: Tensor, missing: Tensor) -> Tensor:
-        """A [n, d] (anything finite where missing) and what is missing [n, d] -> -log p [n, d], 0 where missing."""
+        """A [n, d] (anything finite where missing) and what is missing [n, d] -> -log of the lift [n, d], 0 where the
+        others speak for the value, and where it is missing."""
         a, shown = self.group(a), self.group(1.0 - missing.to(a.dtype))
         above = self.above(torch.where(shown > 0.0, a, -torch.inf))
         added = self.first_layer(a, shown, above)
         # A group that is masked shows that it is, and nothing else.
         from_mask = self.from_inputs[:, -self.members :].sum(dim=1, keepdim=True)
         first = added.sum(dim=0) - added + (from_mask + self.bias)
-        surprise = -torch.log(self.probability(first, self.bin_of(above))) * shown
-        return surprise.permute(1, 2, 0).reshape(missing.shape[0], self.members * self.groups)[:, : self.n_features]
+        against = -torch.log(self.lift(first, self.bin_of(above)).clamp(max=1.0)) * shown
+        return against.permute(1, 2, 0).reshape(missing.shape[0], self.members * self.groups)[:, : self.n_features]
