@@ -39,8 +39,8 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
-    """One training of the loop."""
+class Trained:
+    """When a training of the loop was, and what became of it."""
 
     row: int
     """How many rows had been seen."""
@@ -101,7 +101,7 @@ class Loop:
         self.roll_back = RollBack(self.models, schedule.rollback_after, alpha)
         self.rolled_back: list[int] = []
         """How many rows had been seen at each roll-back."""
-        self.trainings: list[Training] = []
+        self.trainings: list[Trained] = []
         self._cold_start = ColdStart(seed)
         self._alpha = alpha
         self._recipe = recipe
@@ -185,4 +185,4 @@ class Loop:
             self.models.add(detector)
             self.triggers.has_model = True
             self._swapped()
-        self.trainings.append(Training(self.window.seen, trigger, verdict.refusals))
+        self.trainings.append(Trained(self.window.seen, trigger, verdict.refusals))

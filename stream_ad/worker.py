@@ -50,7 +50,9 @@ from stream_ad.transports import (
     PartitionLag,
     Sink,
     Source,
+    StoppedEarly,
     TransportError,
+    connect,
     make_label_source,
     make_sink,
     make_source,
@@ -61,8 +63,6 @@ log = logging.getLogger("stream_ad.worker")
 Float64 = NDArray[np.float64]
 
 POLL_SECONDS = 0.2
-FIRST_RETRY_SECONDS = 0.5
-LONGEST_RETRY_SECONDS = 10.0
 STATISTICS_SECONDS = 1.0
 MUCH = 1.25
 """The budget is set anew where the rate of the rows asks for one that differs by this factor."""
@@ -417,31 +417,14 @@ class Worker:
         log.info("the changed configuration holds", extra={"changed": changed})
 
     def _connect(self) -> tuple[Source, Sink | None]:
-        """Open source and sink, with growing pauses until `source.connect_timeout` is over."""
+        """Make and open source, sink and labels; the brokers may be missing until `source.connect_timeout` is over."""
         source = self._source or make_source(self.config, self.schema)
         sink = None if self.config.role == "trainer" else self._sink or make_sink(self.config)
-        patience = getattr(self.config.source, "connect_timeout", 0.0)
-        deadline = time.monotonic() + patience
-        pause = FIRST_RETRY_SECONDS
-        while True:
-            try:
-                source.open()
-                if sink is not None:
-                    sink.open()
-                if self._labels is not None:
-                    self._labels.open()
-                self._connected = True
-                log.info("connected")
-                return source, sink
-            except ConfigurationError:
-                raise
-            except TransportError as error:
-                if time.monotonic() + pause > deadline:
-                    raise
-                log.warning("%s; trying again in %.1f s", error, pause)
-            if self._stopping.wait(pause):
-                raise StoppedEarly("stopped before the brokers answered")
-            pause = min(2.0 * pause, LONGEST_RETRY_SECONDS)
+        ends = [end for end in (source, sink, self._labels) if end is not None]
+        connect(ends, getattr(self.config.source, "connect_timeout", 0.0), self._stopping)
+        self._connected = True
+        log.info("connected")
+        return source, sink
 
     def _close(self, source: Source, sink: Sink | None) -> None:
         self._connected = False
@@ -534,7 +517,3 @@ class Worker:
 def ends_by_itself(config: Config) -> bool:
     """Whether the source is a file that is read once."""
     return isinstance(config.source, FileSource) and not config.source.follow
-
-
-class StoppedEarly(TransportError):
-    """`stop` was called while the worker was still connecting."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import tabular
+from benchmarks import speed, tabular
 from benchmarks.metrics import auroc, average_precision
 from benchmarks.peers import HALF_SPACE_ROWS, PEERS, Method, on_standardised_rows
 from benchmarks.protocols import (
@@ -420,3 +420,15 @@ def test_a_folder_without_data_is_refused(tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(SystemExit):
         tabular.main(["--data", str(tmp_path)])
     assert "there is no npz file in" in capsys.readouterr().err
+
+
+def test_speed_is_measured_for_batches_of_each_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stream_ad.detector.detector.Recipe", lambda: TINY)
+    assert speed.main(["--features", "3", "--window", "100", "--batches", "30", "100"]) == 0
+    header, _, line = (row.strip("| ").split(" | ") for row in capsys.readouterr().out.splitlines())
+    assert header[2:4] == ["rows/s, batches of 30", "rows/s, batches of 100"]
+    assert line[0] == "3"
+    assert all(int(figure.replace(",", "")) > 0 for figure in line[2:5])
+    assert line[5].endswith(" MB")

@@ -19,8 +19,8 @@ from stream_ad.detector.recipe import Recipe
 Float64 = NDArray[np.float64]
 Device = Literal["auto", "cpu", "cuda"]
 
-CHUNK = 2048
-"""Rows scored at once: larger chunks fall out of the processor's caches."""
+CHUNK = {"cpu": 2048, "cuda": 16_384}
+"""Rows scored at once: more fall out of a processor's caches, fewer leave a GPU idle."""
 
 
 class NotFittedError(RuntimeError):
@@ -131,7 +131,7 @@ class Detector:
         module = self.compiled()
         rows = self._tensor(x)
         with torch.inference_mode():
-            parts = [module(part) for part in rows.split(CHUNK)] or [module(rows)]
+            parts = [module(part) for part in rows.split(CHUNK[self.device.type])] or [module(rows)]
         score, p_value, reconstruction = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
         return Findings(score, p_value, reconstruction)
 
@@ -154,7 +154,8 @@ class Detector:
             return np.empty((0, columns.max() + 1)), np.empty((0, columns.max() + 1))
         of_column = torch.as_tensor(columns, device=self.device)
         with torch.inference_mode():
-            parts = [module.explain(part, of_column) for part in self._tensor(x).split(CHUNK // MOST_CANDIDATES)]
+            chunk = CHUNK[self.device.type] // MOST_CANDIDATES
+            parts = [module.explain(part, of_column) for part in self._tensor(x).split(chunk)]
         expected, share = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
         return expected, share
 

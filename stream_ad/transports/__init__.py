@@ -16,6 +16,7 @@ from stream_ad.transports.base import (
     SourceStatistics,
     TransportError,
 )
+from stream_ad.transports.connecting import StoppedEarly, connect
 
 if TYPE_CHECKING:
     from stream_ad.records import RecordSchema
@@ -27,7 +28,9 @@ __all__ = [
     "Sink",
     "Source",
     "SourceStatistics",
+    "StoppedEarly",
     "TransportError",
+    "connect",
     "make_label_source",
     "make_sink",
     "make_source",
