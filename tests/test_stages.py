@@ -162,6 +162,26 @@ class TestRarity:
         with torch.no_grad():
             assert float(rarity(rows, nothing)[:, :2].mean()) < 0.2
 
+    def test_a_broken_curve_is_not_drowned_by_features_that_depend_on_nothing(self, draws: Draws) -> None:
+        """The second of twenty features is the square of the first; of half of the rows it is another row's."""
+
+        def curved(n: int) -> Tensor:
+            a = torch.randn(n, 20)
+            a[:, 1] = a[:, 0] ** 2 + 0.1 * a[:, 1]
+            return a
+
+        a = curved(4000)
+        rarity = ConditionalRarity(20, 64)
+        rarity.fit_bins(a)
+        for step in optimise(rarity, 2e-3, 0.0, 300, QUIET):
+            step(rarity.loss(a[draws.rows(4000, 256)], draws))
+        rows = curved(1000)
+        rows[:500, 1] = rows[:500, 1].roll(1)
+        with torch.no_grad():
+            found = rarity(rows, torch.zeros(1000, 20, dtype=torch.bool)).sum(dim=1)
+        above = (found[:500, None] > found[None, 500:]).float().mean()
+        assert float(above) > 0.68
+
 
 class TestNovelty:
     @staticmethod
