@@ -10,6 +10,7 @@ import torch
 
 from stream_ad.detector import Detector, NotFittedError, Recipe, TrainingError
 from stream_ad.detector.calibration import Calibration, drop_outliers
+from stream_ad.detector.detector import rows_at_once
 
 SHORT = Recipe(autoencoder_steps=250, rarity_steps=125, vae_steps=120, classifier_steps=200, synthetic_outliers=4000)
 ONCE = replace(SHORT, cross_fit_below=0)
@@ -116,6 +117,13 @@ def test_restored_from_tensors_it_scores_the_same(detector: Detector) -> None:
     again = Detector.restore(detector.description(), detector.tensors(), "cpu")
     rows = plant(100, seed=10)
     np.testing.assert_array_equal(again.score(rows), detector.score(rows))
+
+
+def test_a_gpu_takes_more_rows_at_once_unless_they_are_very_wide() -> None:
+    assert rows_at_once(torch.empty(1, 30)) == rows_at_once(torch.empty(1, 1500)) == 2048
+    assert rows_at_once(torch.empty(1, 30, device="meta")) == 16_384
+    assert 2048 < rows_at_once(torch.empty(1, 1500, device="meta")) < 4096
+    assert rows_at_once(torch.empty(1, 50_000, device="meta")) == 2048
 
 
 @pytest.mark.cuda

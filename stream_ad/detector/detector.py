@@ -19,8 +19,12 @@ from stream_ad.detector.recipe import Recipe
 Float64 = NDArray[np.float64]
 Device = Literal["auto", "cpu", "cuda"]
 
-CHUNK = {"cpu": 2048, "cuda": 16_384}
-"""Rows scored at once: more fall out of a processor's caches, fewer leave a GPU idle."""
+CHUNK = 2048
+"""Rows scored at once on a processor: more fall out of its caches."""
+GPU_CHUNK = 16_384
+"""And on a GPU, which fewer leave idle."""
+GPU_VALUES = 2**22
+"""Values among them at most: very wide rows need much memory on the way."""
 
 
 class NotFittedError(RuntimeError):
@@ -131,7 +135,7 @@ class Detector:
         module = self.compiled()
         rows = self._tensor(x)
         with torch.inference_mode():
-            parts = [module(part) for part in rows.split(CHUNK[self.device.type])] or [module(rows)]
+            parts = [module(part) for part in rows.split(rows_at_once(rows))] or [module(rows)]
         score, p_value, reconstruction = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
         return Findings(score, p_value, reconstruction)
 
@@ -154,8 +158,9 @@ class Detector:
             return np.empty((0, columns.max() + 1)), np.empty((0, columns.max() + 1))
         of_column = torch.as_tensor(columns, device=self.device)
         with torch.inference_mode():
-            chunk = CHUNK[self.device.type] // MOST_CANDIDATES
-            parts = [module.explain(part, of_column) for part in self._tensor(x).split(chunk)]
+            rows = self._tensor(x)
+            chunk = rows_at_once(rows) // MOST_CANDIDATES
+            parts = [module.explain(part, of_column) for part in rows.split(chunk)]
         expected, share = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
         return expected, share
 
@@ -239,6 +244,13 @@ class Detector:
             known = self.module.standardise.mean.shape[0]
             raise ValueError(f"the detector has learned {known} features, these rows have {rows.shape[1]}")
         return torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
+
+
+def rows_at_once(rows: Tensor) -> int:
+    """Of rows [n, d], by where they are and how wide."""
+    if rows.device.type == "cpu":
+        return CHUNK
+    return max(CHUNK, min(GPU_CHUNK, GPU_VALUES // rows.shape[1]))
 
 
 def choose_device(device: Device | torch.device) -> torch.device:
