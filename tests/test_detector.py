@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -117,6 +119,20 @@ def test_restored_from_tensors_it_scores_the_same(detector: Detector) -> None:
     again = Detector.restore(detector.description(), detector.tensors(), "cpu")
     rows = plant(100, seed=10)
     np.testing.assert_array_equal(again.score(rows), detector.score(rows))
+
+
+def test_detectors_may_be_compiled_in_several_threads_at_once() -> None:
+    """As a model that is warmed up and one that is rolled back to are, or two workers' in one process."""
+    learned = Detector(0.01, "cpu", recipe=replace(TINY, cross_fit_below=0)).fit(plant(100)[:, :2])
+    restored = [Detector.restore(learned.description(), learned.tensors(), "cpu") for _ in range(4)]
+    together = threading.Barrier(4)
+
+    def compiled(detector: Detector) -> bool:
+        together.wait(30.0)
+        return detector.compiled() is not None
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(compiled, restored))
 
 
 def test_a_gpu_takes_more_rows_at_once_unless_they_are_very_wide() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -25,6 +26,9 @@ GPU_CHUNK = 16_384
 """And on a GPU, which fewer leave idle."""
 GPU_VALUES = 2**22
 """Values among them at most: very wide rows need much memory on the way."""
+
+scripting = threading.Lock()
+"""TorchScript keeps its classes for the whole process: of two threads that script the same ones at once, one fails."""
 
 
 class NotFittedError(RuntimeError):
@@ -170,12 +174,13 @@ class Detector:
         Compiled once, at the first use; raises `NotFittedError` before `fit`.
         """
         module = self._fitted()
-        if self._compiled is None:
-            with warnings.catch_warnings():
-                # TorchScript is deprecated upstream; a test holds that torch.export takes the module too.
-                warnings.simplefilter("ignore")
-                scripted = torch.jit.script(module.eval().to(self.device))
-                self._compiled = torch.jit.freeze(scripted, preserved_attrs=["explain"])
+        with scripting:
+            if self._compiled is None:
+                with warnings.catch_warnings():
+                    # TorchScript is deprecated upstream; a test holds that torch.export takes the module too.
+                    warnings.simplefilter("ignore")
+                    scripted = torch.jit.script(module.eval().to(self.device))
+                    self._compiled = torch.jit.freeze(scripted, preserved_attrs=["explain"])
         return self._compiled
 
     @property
