@@ -174,13 +174,9 @@ class Detector:
         Compiled once, at the first use; raises `NotFittedError` before `fit`.
         """
         module = self._fitted()
-        with scripting:
-            if self._compiled is None:
-                with warnings.catch_warnings():
-                    # TorchScript is deprecated upstream; a test holds that torch.export takes the module too.
-                    warnings.simplefilter("ignore")
-                    scripted = torch.jit.script(module.eval().to(self.device))
-                    self._compiled = torch.jit.freeze(scripted, preserved_attrs=["explain"])
+        if self._compiled is None:
+            with scripting:
+                self._compiled = self._compiled or script(module.eval().to(self.device))
         return self._compiled
 
     @property
@@ -249,6 +245,13 @@ class Detector:
             known = self.module.standardise.mean.shape[0]
             raise ValueError(f"the detector has learned {known} features, these rows have {rows.shape[1]}")
         return torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
+
+
+def script(module: HierarchicalDetector) -> Any:
+    with warnings.catch_warnings():
+        # TorchScript is deprecated upstream; a test holds that torch.export takes the module too.
+        warnings.simplefilter("ignore")
+        return torch.jit.freeze(torch.jit.script(module), preserved_attrs=["explain"])
 
 
 def rows_at_once(rows: Tensor) -> int:
