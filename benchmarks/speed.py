@@ -4,9 +4,10 @@
     python benchmarks/speed.py --device cuda --features 8 30 120
 
 For each number of features a window is learned with the full recipe, and as many fresh rows are scored in batches of
-each size. `rows/s` is the median of several passes, in processor time on a CPU and in wall time on a GPU; `explained/s`
-counts flagged rows with expected values and attribution. `resident` is how much the process has grown at its peak
-since PyTorch was imported. Speeds of two machines say little of each other: compare two versions side by side on one.
+each size. `rows/s` is the median of several passes, in processor time on a CPU and in wall time on a GPU;
+`explained/s` counts rows that get expected values and attribution, as flagged ones do. `resident` is how much the
+process has grown at its peak since PyTorch was imported. Speeds of two machines say little of each other: compare two
+versions side by side on one.
 """
 
 from __future__ import annotations
