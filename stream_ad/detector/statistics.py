@@ -17,7 +17,7 @@ NAMES = (
     "size_w",
     "rarity_sum",
     "rarity_largest",
-    "nearest_prototype",
+    "prototype_distance",
     "nearest_by_group",
     "relative_distance",
 )
