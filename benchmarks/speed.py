@@ -29,20 +29,12 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.results import markdown
+from benchmarks.sensors import sensor_rows
 from stream_ad.detector import Detector
 from stream_ad.detector.detector import Device
 
 PASSES = 5
-HIDDEN = 8
-"""Directions that the rows vary in, beside a little noise."""
 EXPLAINED = 512
-
-
-def sensor_rows(n: int, features: int, seed: int) -> NDArray[np.float64]:
-    """[n, features] rows whose features hang together; the seed changes the rows and not how they hang together."""
-    rng = np.random.default_rng(seed)
-    loading = np.random.default_rng(features).normal(size=(HIDDEN, features))
-    return rng.normal(size=(n, HIDDEN)) @ loading + 0.3 * rng.normal(size=(n, features))
 
 
 def seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
@@ -70,8 +62,7 @@ def measure(features: int, window: int, batches: Sequence[int], device: Device, 
     """One line of the table."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     before = resident()
-    rows = sensor_rows(window, features, 1)
-    fresh = sensor_rows(window, features, 2)
+    rows, fresh = (sensor_rows(window, features, np.random.default_rng(seed)) for seed in (1, 2))
     with console.status(f"learning {window:,} rows of {features} features"):
         start = clock()
         detector = Detector(0.01, device).fit(rows)

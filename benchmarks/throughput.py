@@ -38,12 +38,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.sensors import sensor_rows
+
 PARTITIONS = 4
 TRAINING_ROWS = 5000
 CHUNK = 10_000
-LATENT = 6
-"""Independent causes behind the correlated features."""
 LOOK_SECONDS = 0.05
 PATIENCE_SECONDS = 120.0
 """Without a new output record for so long the measurement breaks off."""
@@ -127,9 +128,7 @@ class Bench:
 
     def rows(self, n: int, rng: np.random.Generator) -> list[bytes]:
         """JSON records of correlated normal features."""
-        mixing = np.random.default_rng(0).normal(size=(LATENT, len(self._features)))
-        noise = 0.3 * rng.normal(size=(n, len(self._features)))
-        values = np.round(rng.normal(size=(n, LATENT)) @ mixing + noise, 4).tolist()
+        values = np.round(sensor_rows(n, len(self._features), rng), 4).tolist()
         return [orjson.dumps(dict(zip(self._features, row, strict=True))) for row in values]
 
     def fill(self, advance: Callable[[int], object]) -> None:
@@ -359,7 +358,6 @@ def main() -> None:
 
 def own_broker() -> AbstractContextManager[str]:
     """The broker of the tests."""
-    sys.path.insert(0, str(REPOSITORY))
     from tests.kafka_broker import broker
 
     return broker()

@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from stream_ad.learning.ring import Ring
 from stream_ad.learning.window import InlierWindow
 from stream_ad.records import Batch, RawBatch
 
@@ -86,49 +87,43 @@ class RecentRows:
     """The last rows with their positions in the window, their ids, and the records that they came from."""
 
     def __init__(self, capacity: int, width: int) -> None:
-        self._capacity = max(1, min(capacity, RECENT_BYTES // (8 * width)))
-        self._end = self._size = 0
+        capacity = max(1, min(capacity, RECENT_BYTES // (8 * width)))
+        self._ring = Ring(capacity)
         self._columns: dict[str, NDArray[Any]] = {
-            "values": np.empty((self._capacity, width)),
-            "position": np.empty(self._capacity, np.int64),
-            "partition": np.empty(self._capacity, np.int64),
-            "offset": np.empty(self._capacity, np.int64),
-            "topic": np.empty(self._capacity, object),
-            "id": np.empty(self._capacity, object),
+            "values": np.empty((capacity, width)),
+            "position": np.empty(capacity, np.int64),
+            "partition": np.empty(capacity, np.int64),
+            "offset": np.empty(capacity, np.int64),
+            "topic": np.empty(capacity, object),
+            "id": np.empty(capacity, object),
         }
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._ring)
 
     def add(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        n = min(self._capacity, len(columns["position"]))
-        at = (self._end + np.arange(n)) % self._capacity
+        rows = len(columns["position"])
+        places = self._ring.take(rows)
         for name, column in self._columns.items():
-            column[at] = columns[name][len(columns[name]) - n :]
-        self._end = (self._end + n) % self._capacity
-        self._size = min(self._capacity, self._size + n)
+            column[places] = columns[name][rows - len(places) :]
 
     def column(self, name: str) -> NDArray[Any]:
         """A copy of one column, oldest row first."""
-        return self._columns[name][self._at(np.arange(self._size))]
+        return self._columns[name][self._ring.places()]
 
-    def rows(self, which: Int64) -> dict[str, NDArray[Any]]:
+    def rows(self, which: Int64 | slice) -> dict[str, NDArray[Any]]:
         """Copies of all columns of some rows, by their places in `column`."""
-        return chosen(self._columns, self._at(which))
-
-    def _at(self, which: Int64) -> Int64:
-        at: Int64 = (self._end - self._size + which) % self._capacity
-        return at
+        return chosen(self._columns, self._ring.places()[which])
 
     def remove(self, position: Int64) -> None:
         """Forget the rows at these positions."""
         kept = self.rows(np.flatnonzero(~np.isin(self.column("position"), position)))
-        self._end = self._size = 0
+        self._ring.clear()
         self.add(kept)
 
     def state(self, name: str) -> dict[str, NDArray[np.generic]]:
         """All of it as arrays for `restore`; texts as JSON, in bytes."""
-        columns = self.rows(np.arange(self._size))
+        columns = self.rows(slice(None))
         for text in ("topic", "id"):
             columns[text] = np.frombuffer(json.dumps(columns[text].tolist()).encode(), np.uint8)
         return {f"{name}.{column}": array for column, array in columns.items()}

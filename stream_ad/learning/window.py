@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ad.detector import Detector
+from stream_ad.learning.ring import Ring
 from stream_ad.learning.truncation import FAR, inlier_probability, suspects
 
 Float64 = NDArray[np.float64]
@@ -102,34 +103,31 @@ def within(position: Int64, stretches: Sequence[Stretch]) -> Bool:
     return inside
 
 
-class Ring:
+class LatestRows:
     """The last `capacity` rows."""
 
     def __init__(self, capacity: int, n_features: int) -> None:
         self.capacity = capacity
+        self._ring = Ring(capacity)
         self._kept = Rows(
             np.empty((capacity, n_features)),
             np.empty(capacity, np.int64),
             np.zeros(capacity),
             np.empty(capacity, np.int64),
         )
-        self._end = 0
-        self._size = 0
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._ring)
 
     def add(self, rows: Rows) -> None:
         rows = rows[-self.capacity :]
-        at = (self._end + np.arange(len(rows))) % self.capacity
+        places = self._ring.take(len(rows))
         for field in fields(Rows):
-            getattr(self._kept, field.name)[at] = getattr(rows, field.name)
-        self._end = (self._end + len(rows)) % self.capacity
-        self._size = min(self.capacity, self._size + len(rows))
+            getattr(self._kept, field.name)[places] = getattr(rows, field.name)
 
     def replace(self, rows: Rows) -> None:
         """Hold these rows, oldest first, in place of all others."""
-        self._end = self._size = 0
+        self._ring.clear()
         self.add(rows)
 
     def scale(self, factor: float) -> None:
@@ -138,19 +136,19 @@ class Ring:
 
     def ordered(self) -> Rows:
         """Copies of all rows, oldest first."""
-        return self._kept[(self._end - self._size + np.arange(self._size)) % self.capacity]
+        return self._kept[self._ring.places()]
 
 
 class InlierWindow:
-    """Ring of the latest inliers; flagged rows go to a small quarantine ring instead.
+    """The latest inliers; flagged rows go to a small quarantine instead.
 
     The quarantine is for calibration only, never for training. `seen` counts all rows that were offered and
     gives each its position, so that a flagged row can be placed between the inliers of its time.
     """
 
     def __init__(self, capacity: int, n_features: int, alpha: float) -> None:
-        self.inliers = Ring(capacity, n_features)
-        self.quarantine = Ring(max(64, round(QUARANTINE_SHARE * capacity)), n_features)
+        self.inliers = LatestRows(capacity, n_features)
+        self.quarantine = LatestRows(max(64, round(QUARANTINE_SHARE * capacity)), n_features)
         self.seen = 0
         self.alpha = alpha
 
