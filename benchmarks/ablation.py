@@ -30,7 +30,7 @@ Patch = tuple[object, str, Callable[..., object]]
 AUTOENCODERS = tuple(name for name in NAMES if name.startswith("residual"))
 VAE = ("vae_error", "latent_distance", "latent_divergence")
 RARITY = ("rarity_sum", "rarity_largest")
-CODE_BOOK = ("prototype_distance", "nearest_by_group", "relative_distance")
+CODE_BOOK = ("nearest_prototype", "nearest_by_group", "relative_distance")
 NOVELTY = ("unseen_value", "unseen_pairs")
 
 

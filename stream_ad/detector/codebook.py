@@ -15,17 +15,12 @@ NOWHERE = -1e30
 """Closeness of a prototype that is none."""
 LEAST_SPACING = 1e-3
 """Distances below this are rounding errors."""
-WIDEST = 0.75
-"""Quantile of the prototypes' spacing beyond which it counts no more: those in the sparsest places may be anomalies in
-the window, and would vouch for others of their kind."""
 MOST_RELATIVE = 10.0
 """Beyond this the relative distance tells nothing more: of two rows far out it may be the smaller for the farther."""
 
 
 class CodeBook(nn.Module):
     """How far a row is from its nearest prototypes, and how far for their neighbourhood.
-
-    The mean over several, as of nearest neighbours: a single one may be an anomaly that was in the window.
 
     Prototypes are rows of the window, or centroids where there are many rows. The relative distance is that of the
     local outlier factor (Breunig et al., SIGMOD 2000), computed on the prototypes alone: where inliers lie dense, a
@@ -63,9 +58,8 @@ class CodeBook(nn.Module):
         for part, own in zip(prototypes.split(self.at_once), numbers.split(self.at_once), strict=True):
             others = self.closeness(part).scatter(1, own[:, None], NOWHERE)
             spacing.append(distance(part, others.topk(self.neighbours, dim=1).values).mean(dim=1))
-        apart = torch.cat(spacing)
-        self.spacing[: self.count] = apart.clamp(max=apart.quantile(WIDEST))
-        self.least_spacing.copy_(LEAST_SPACING + 0.02 * apart.median())
+        self.spacing[: self.count] = torch.cat(spacing)
+        self.least_spacing.copy_(LEAST_SPACING + 0.02 * self.spacing[: self.count].median())
 
     def _place(self, prototypes: Tensor) -> None:
         self.table[-1] = NOWHERE
@@ -85,9 +79,9 @@ class CodeBook(nn.Module):
         return torch.cat([points, torch.ones_like(points[:, :1])], dim=1) @ self.table
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """points [n, s] -> mean distance of the five nearest prototypes [n], mean over four groups of prototypes of the
-        nearest distance [n], and the first of these over the mean distance from each of the five to its own five
-        nearest, 10 at most [n]."""
+        """points [n, s] -> nearest distance [n], mean over four groups of prototypes of the nearest distance [n], and
+        mean distance of the five nearest prototypes over that from each of these to its own five nearest, 10 at most
+        [n]."""
         if torch.compiler.is_compiling():
             # torch.export takes no loop whose length depends on the batch.
             found = self.search(points)
@@ -106,9 +100,9 @@ class CodeBook(nn.Module):
         place = closeness.transpose(1, 2).gather(1, lane[:, :, None].expand(-1, -1, self.a_lane)).argmax(dim=2)
         around = self.spacing[place * self.lanes + lane].mean(dim=1)
         away = distance(points, torch.cat([closest, in_group], dim=1))
-        near, by_group = away[:, : self.neighbours].mean(dim=1), away[:, self.neighbours :].mean(dim=1)
-        relative = (near + self.least_spacing) / (around + self.least_spacing)
-        return torch.stack([near, by_group, relative.clamp(max=self.most_relative)], dim=1)
+        near, by_group = away[:, : self.neighbours], away[:, self.neighbours :].mean(dim=1)
+        relative = (near.mean(dim=1) + self.least_spacing) / (around + self.least_spacing)
+        return torch.stack([near[:, 0], by_group, relative.clamp(max=self.most_relative)], dim=1)
 
 
 def distance(points: Tensor, closeness: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Examples: labelled anomalies, and how much nearer a row is to one of them than to the inliers."""
+"""Examples: labelled anomalies, and how much nearer a row is to one of them than to any inlier."""
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,8 @@ class Examples(nn.Module):
         self.positions = positions[-MOST_EXAMPLES:]
         self.count = self.positions.shape[0]
 
-    def forward(self, positions: Tensor, inlier_distance: Tensor) -> Tensor:
-        """Positions [n, s] and distance of the inliers around each [n] -> likeness [n] from -1 to 3; above 0 an example
-        is nearer."""
+    def forward(self, positions: Tensor, nearest_inlier: Tensor) -> Tensor:
+        """Positions [n, s] and distance of the nearest inlier [n] -> likeness [n] from -1 to 3; above 0 an example is
+        nearer."""
         nearest = torch.cdist(positions, self.positions).amin(dim=1)
-        return torch.log((inlier_distance + self.closest) / (nearest + self.closest)).clamp(-1.0, 3.0)
+        return torch.log((nearest_inlier + self.closest) / (nearest + self.closest)).clamp(-1.0, 3.0)

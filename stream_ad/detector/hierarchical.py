@@ -24,7 +24,7 @@ WEIGHTS = (
     ("unseen_value", 0.75),
     ("unseen_pairs", 0.5),
     ("likeness", 0.0),
-    ("prototype_distance", 1.0),
+    ("nearest_prototype", 1.0),
     ("nearest_by_group", 0.5),
     ("relative_distance", 0.75),
     ("size_w", 0.25),
@@ -80,7 +80,7 @@ class HierarchicalDetector(nn.Module):
         self.ordinary = ORDINARY
         self.candidates = min(n_features, MOST_CANDIDATES)
         self.part_columns: list[int] = [NAMES.index(name) for name, _ in WEIGHTS if name in NAMES]
-        self.distance_column = NAMES.index("prototype_distance")
+        self.nearest_column = NAMES.index("nearest_prototype")
         self.register_buffer("part_weight", torch.tensor([weight for _, weight in WEIGHTS]))
         self.register_buffer("part_low", torch.zeros(len(WEIGHTS)))
         self.register_buffer("part_range", torch.ones(len(WEIGHTS)))
@@ -118,7 +118,7 @@ class HierarchicalDetector(nn.Module):
         mu, log_variance = self.vae.encode(fused)
         vae_error = (fused - self.vae.decode(mu)).pow(2).mean(dim=1)
         rarity = self.rarity(a, missing)
-        near, by_group, relative = self.codebook(self.position(v, w))
+        nearest, by_group, relative = self.codebook(self.position(v, w))
         statistics = [
             residual_v.pow(2).mean(dim=1),
             residual_v.mean(dim=1),
@@ -133,7 +133,7 @@ class HierarchicalDetector(nn.Module):
             w.pow(2).mean(dim=1),
             rarity.sum(dim=1),
             rarity.amax(dim=1),
-            near,
+            nearest,
             by_group,
             relative,
         ]
@@ -148,7 +148,7 @@ class HierarchicalDetector(nn.Module):
         if self.examples.count == 0:
             return torch.zeros_like(v[:, :1])
         position = self.position(v, self.whiten(v[:, : self.n_features]))
-        likeness: Tensor = self.examples(position, statistics[:, self.distance_column])
+        likeness: Tensor = self.examples(position, statistics[:, self.nearest_column])
         return likeness[:, None]
 
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:

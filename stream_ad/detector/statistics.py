@@ -17,7 +17,7 @@ NAMES = (
     "size_w",
     "rarity_sum",
     "rarity_largest",
-    "prototype_distance",
+    "nearest_prototype",
     "nearest_by_group",
     "relative_distance",
 )
