@@ -87,8 +87,8 @@ class Ranges:
 class Loop:
     """Score, offer, train when a training is due; a training takes no time."""
 
-    def __init__(self, action: str = "adapt", drift: str = "none") -> None:
-        self.window = InlierWindow(WINDOW, 3, ALPHA)
+    def __init__(self, action: str = "adapt", drift: str = "none", window_rows: int = WINDOW) -> None:
+        self.window = InlierWindow(window_rows, 3, ALPHA)
         self.triggers = Triggers(500, None, None, 0.0)
         self.changes = ChangeWatch(drift, action, FEATURES, self.window, self.triggers)
         self.trainings: list[str] = []
@@ -173,6 +173,18 @@ def test_a_burst_shorter_than_a_tenth_of_the_window_never_enters(pump: Pump) -> 
         assert loop.feed(pump.rows(3 * LASTING)).mean() < 0.05
     assert loop.trainings == []
     assert loop.window.training_rows().rows.max() < 8.0
+
+
+@pytest.mark.parametrize(("seen", "lasting"), [(3000, 500), (11_000, 1000)], ids=["young", "full"])
+def test_a_young_window_doubts_an_operating_point_half_as_long(pump: Pump, seen: int, lasting: int) -> None:
+    loop = Loop(window_rows=10_000)
+    loop.feed(pump.rows(seen))
+    loop._train("manual")
+    loop.trainings.clear()
+    assert loop.feed(pump.rows(lasting - 50, point=8.0)).all()
+    assert loop.trainings == []
+    loop.feed(pump.rows(100, point=8.0))
+    assert loop.trainings == ["regime"]
 
 
 def test_faults_that_differ_among_themselves_stay_out_however_long_they_last(

@@ -24,6 +24,8 @@ COHERENT = 1.5
 """Isolation below which a row counts as one of many like it: half of the quarantined rows must be."""
 EXTREME = 3.0
 """Isolation above which a row stays out."""
+FEWEST = 500
+"""Rows that make a change of regime in a young window, unless a tenth of its capacity are fewer."""
 PIECES = 8
 MOST_COMPARED = 1000
 """Each row is compared with so many others, which takes about 30 ms for 2,000 rows."""
@@ -45,8 +47,10 @@ class RegimeWatch:
     Two things together make a regime change. It lasts: evidence gathers by one for each flagged row and falls by half
     of one for each other (the cumulative sum of Page 1954), and must reach `rows`, a tenth of the window's capacity.
     So a burst shorter than that never enters, all of the rows flagged it takes just so many, with half of them flagged
-    four times as many. And it is coherent: most of the quarantined rows have their like at other times, as near as
-    inliers have theirs; faults of many kinds and a value that runs away do not.
+    four times as many. In a young window half of it will do: little has been seen, so most of what is new is normal,
+    and the more seldom something new comes the longer it is doubted. And it is coherent: most of the quarantined rows
+    have their like at other times, as near as inliers have theirs; faults of many kinds and a value that runs away do
+    not.
 
     The rows let in take their places in the window; of the former operating point as many stay, evenly spread over its
     time, so that the next model knows both.
@@ -57,13 +61,18 @@ class RegimeWatch:
 
     def __init__(self, action: str, window: InlierWindow) -> None:
         self.action = action
-        self.rows = window.quarantine.capacity // 2
         self.phase = Phase.ORDINARY
         self._window = window
         self._evidence = 0.0
         self._since = 0
         self._next_look = 0
         self._told = False
+
+    @property
+    def rows(self) -> int:
+        """How much evidence makes a change."""
+        tenth = self._window.quarantine.capacity // 2
+        return min(tenth, max(FEWEST, tenth // 2)) if self._window.young else tenth
 
     @property
     def suspected(self) -> bool:
