@@ -20,8 +20,8 @@ Stretch = tuple[int, int]
 """First and last position."""
 
 QUARANTINE_SHARE = 0.2
-"""Of the window's capacity. Half of it fills before rows are let back in: what was flagged earlier, which the next
-calibration needs, must still be there."""
+"""Of the window's capacity. Half of it at most fills before rows are let back in: what was flagged earlier, which the
+next calibration needs, must still be there."""
 
 
 @dataclass(slots=True)
