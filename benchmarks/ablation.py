@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from functools import lru_cache, partial
 
 import torch
@@ -19,7 +20,6 @@ from stream_ad.detector import Recipe, fitting
 from stream_ad.detector.descriptors import Ranks
 from stream_ad.detector.draws import Draws
 from stream_ad.detector.fitting import Flagged, Stages
-from stream_ad.detector.fusion import Fusion
 from stream_ad.detector.hierarchical import WEIGHTS
 from stream_ad.detector.statistics import NAMES
 
@@ -35,13 +35,13 @@ NOVELTY = ("unseen_value", "unseen_pairs")
 
 
 @lru_cache(maxsize=4)
-def fitted(train: bytes, shape: tuple[int, int], seed: int, patched: str) -> tuple[Stages, Tensor]:
+def fitted(train: bytes, shape: tuple[int, int], seed: int, patched: str, recipe: Recipe) -> tuple[Stages, Tensor]:
     """Stages fitted on the rows in `train`, with one of the `PATCHES`, and the rows."""
     x = torch.frombuffer(bytearray(train), dtype=torch.float64).reshape(shape)
     flagged = Flagged(x[:0], torch.empty(0, dtype=torch.int64), 0.0)
     with patches(PATCHES[patched]), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return fitting.fit_and_hold_out(x, RECIPE, Draws(seed, CPU), seed, flagged, x[:0], lambda share: None), x
+        return fitting.fit_and_hold_out(x, recipe, Draws(seed, CPU), seed, flagged, x[:0], lambda share: None), x
 
 
 @contextmanager
@@ -62,22 +62,16 @@ def without_ranks(ranks: Ranks, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.zeros_like(score), place, known
 
 
-def first_code_alone(fusion: Fusion, code_v: Tensor, code_w: Tensor) -> Tensor:
-    fused: Tensor = FUSION_FORWARD(fusion, code_v, code_w)
-    return torch.cat([fused[:, : code_v.shape[1]], torch.zeros_like(code_w)], dim=1)
-
-
 def any_rows(distance: Tensor, share: float) -> Tensor:
     """As many rows as the outskirts have, wherever they lie."""
     generator = torch.Generator().manual_seed(0)
     return torch.randperm(distance.shape[0], generator=generator)[: max(1, round(share * distance.shape[0]))]
 
 
-RANKS_FORWARD, FUSION_FORWARD = Ranks.forward, Fusion.forward
+RANKS_FORWARD = Ranks.forward
 PATCHES: dict[str, tuple[Patch, ...]] = {
     "nothing": (),
     "ranks": ((Ranks, "forward", without_ranks),),
-    "fusion": ((Fusion, "forward", first_code_alone),),
     "outskirts": ((fitting, "select_outskirts", any_rows),),
 }
 
@@ -102,10 +96,11 @@ def without(
     statistics: tuple[str, ...] = (),
     logit: bool = True,
     outliers: Callable[[Tensor, Draws], Tensor] | None = None,
+    recipe: Recipe = RECIPE,
 ) -> Scorer:
     """Fit with the stages patched, the named statistics neither shown to the classifier nor counted, the logit
-    counted or not, and the synthetic outliers replaced."""
-    shared, x = fitted(train.tobytes(), train.shape, seed, patched)
+    counted or not, and the synthetic outliers or the recipe replaced."""
+    shared, x = fitted(train.tobytes(), train.shape, seed, patched, recipe)
     stages = deepcopy(shared)
     detector, draws = stages.detector, Draws(seed, CPU)
     if outliers:
@@ -119,7 +114,7 @@ def without(
     detector.part_weight.copy_(torch.tensor([0.0 if name in uncounted else weight for name, weight in WEIGHTS]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fitting.fit_head(stages, RECIPE, draws, lambda share: None)
+        fitting.fit_head(stages, recipe, draws, lambda share: None)
 
     def score(rows: Float64) -> Float64:
         with patches(PATCHES[patched]), torch.no_grad():
@@ -138,7 +133,7 @@ VARIANTS: dict[str, Method] = {
     "without code-book": partial(without, statistics=CODE_BOOK),
     "without classifier": partial(without, logit=False),
     "without ranks": partial(without, patched="ranks"),
-    "VAE on one code, no fusion": partial(without, patched="fusion"),
+    "VAE on both codes, fused": partial(without, recipe=replace(RECIPE, fuse_codes=True)),
     "any rows for outskirts": partial(without, patched="outskirts"),
     "Gaussian noise for synthesis": partial(without, outliers=gaussian_noise),
     "uniform noise for synthesis": partial(without, outliers=uniform_noise),

@@ -121,6 +121,17 @@ def test_restored_from_tensors_it_scores_the_same(detector: Detector) -> None:
     np.testing.assert_array_equal(again.score(rows), detector.score(rows))
 
 
+def test_the_codes_of_both_autoencoders_can_be_fused() -> None:
+    fusing = replace(TINY, cross_fit_below=0, fuse_codes=True)
+    x, fresh = plant(300), plant(50, seed=9)
+    detector = Detector(0.01, "cpu", recipe=fusing).fit(x)
+    scores = detector.score(fresh)
+    assert (scores != Detector(0.01, "cpu", recipe=replace(fusing, fuse_codes=False)).fit(x).score(fresh)).any()
+    again = Detector.restore(detector.description(), detector.tensors(), "cpu")
+    np.testing.assert_array_equal(again.score(fresh), scores)
+    np.testing.assert_allclose(detector.score_eager(fresh), scores, atol=1e-5)
+
+
 def test_detectors_may_be_compiled_in_several_threads_at_once() -> None:
     """As a model that is warmed up and one that is rolled back to are, or two workers' in one process."""
     learned = Detector(0.01, "cpu", recipe=replace(TINY, cross_fit_below=0)).fit(plant(100)[:, :2])

@@ -190,9 +190,9 @@ def fit_stages(
     fit_autoencoders(detector, v, w, recipe, draws, part_of(progress, 0, 3))
     fit_rarity(detector, v[:, :d], recipe, draws, part_of(progress, 1, 3))
     with torch.no_grad():
-        codes = detector.autoencoder_v.encode(v), detector.autoencoder_w.encode(w)
-        detector.fusion.fit(*codes)
-        fused = detector.fusion(*codes)
+        codes = detector.codes(detector.autoencoder_v.encode(v), detector.autoencoder_w.encode(w))
+        detector.fusion.fit(codes)
+        fused = detector.fusion(codes)
     fit_vae(detector, fused, recipe, draws, part_of(progress, 2, 3))
     with torch.no_grad():
         outliers = synthesise(detector, v, fused, recipe, draws)

@@ -1,33 +1,33 @@
-"""Fusion: the codes of the first level side by side, on one scale."""
+"""Fusion: the codes that the second level learns over, side by side and on one scale."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Fusion(nn.Module):
-    """Concatenates the codes and standardises them; clamped, so that a wild row cannot leave the region in
-    which the second level is defined."""
+    """Concatenates codes and standardises them; clamped, so that a wild row cannot leave the region in which the
+    second level is defined."""
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, codes: int, code_size: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("scale", torch.ones(size))
+        self.code_size = code_size
+        self.register_buffer("mean", torch.zeros(codes * code_size))
+        self.register_buffer("scale", torch.ones(codes * code_size))
 
-    def fit(self, code_a: Tensor, code_w: Tensor) -> None:
-        codes = torch.cat([code_a, code_w], dim=1)
-        self.mean.copy_(codes.mean(dim=0))
-        self.scale.copy_(codes.std(dim=0, correction=0) + 1e-3)
+    def fit(self, codes: list[Tensor]) -> None:
+        fused = torch.cat(codes, dim=1)
+        self.mean.copy_(fused.mean(dim=0))
+        self.scale.copy_(fused.std(dim=0, correction=0) + 1e-3)
 
-    def forward(self, code_a: Tensor, code_w: Tensor) -> Tensor:
-        """Two codes [n, c] -> fused [n, 2c]."""
-        fused = (torch.cat([code_a, code_w], dim=1) - self.mean) / self.scale
+    def forward(self, codes: list[Tensor]) -> Tensor:
+        """k codes, each [n, c] -> fused [n, k c]."""
+        fused = (torch.cat(codes, dim=1) - self.mean) / self.scale
         return fused.clamp(-10.0, 10.0)
 
-    def inverse(self, fused: Tensor) -> tuple[Tensor, Tensor]:
-        """[n, 2c] -> the two codes [n, c]."""
-        codes = fused * self.scale + self.mean
-        half = codes.shape[1] // 2
-        return codes[:, :half], codes[:, half:]
+    def inverse(self, fused: Tensor) -> tuple[Tensor, ...]:
+        """[n, k c] -> the k codes, each [n, c]."""
+        codes: tuple[Tensor, ...] = (fused * self.scale + self.mean).split(self.code_size, dim=1)
+        return codes

@@ -48,8 +48,8 @@ MOST_CANDIDATES = 16
 class HierarchicalDetector(nn.Module):
     """Raw feature rows (NaN allowed) to score, p-value and reconstruction, with all constants inside.
 
-    After arXiv 2010.05119: autoencoders distil descriptors of inliers, their codes are fused, a VAE learns
-    latent distributions over them, and a classifier that has seen inliers and synthetic outliers judges what all
+    After arXiv 2010.05119: autoencoders distil descriptors of inliers, a VAE learns latent distributions over their
+    codes, and a classifier that has seen inliers and synthetic outliers judges what all
     of them found strange.
     """
 
@@ -67,8 +67,10 @@ class HierarchicalDetector(nn.Module):
         self.autoencoder_v = Autoencoder(2 * n_features, recipe.autoencoder_width, recipe.code_size)
         self.autoencoder_w = Autoencoder(n_features, recipe.autoencoder_width, recipe.code_size)
         self.rarity = ConditionalRarity(n_features, recipe.rarity_width)
-        self.fusion = Fusion(2 * recipe.code_size)
-        self.vae = VariationalAutoencoder(2 * recipe.code_size, recipe.vae_width, recipe.latent_size)
+        self.fuse_codes = recipe.fuse_codes
+        codes = 2 if recipe.fuse_codes else 1
+        self.fusion = Fusion(codes, recipe.code_size)
+        self.vae = VariationalAutoencoder(codes * recipe.code_size, recipe.vae_width, recipe.latent_size)
         self.latent_spread = LatentSpread(recipe.latent_size)
         self.codebook = CodeBook(prototypes, 2 * n_features)
         self.examples = Examples(2 * n_features, examples)
@@ -114,7 +116,7 @@ class HierarchicalDetector(nn.Module):
         reconstruction = self.autoencoder_v.decode(code_v)
         residual_v = (v - reconstruction).abs()
         residual_w = (w - self.autoencoder_w.decode(code_w)).abs()
-        fused = self.fusion(code_v, code_w)
+        fused = self.fusion(self.codes(code_v, code_w))
         mu, log_variance = self.vae.encode(fused)
         vae_error = (fused - self.vae.decode(mu)).pow(2).mean(dim=1)
         rarity = self.rarity(a, missing)
@@ -138,6 +140,10 @@ class HierarchicalDetector(nn.Module):
             relative,
         ]
         return torch.stack(statistics, dim=1), reconstruction[:, : self.n_features], rarity
+
+    def codes(self, code_v: Tensor, code_w: Tensor) -> list[Tensor]:
+        """Those of the two codes [n, c] that the second level learns over."""
+        return [code_v, code_w] if self.fuse_codes else [code_v]
 
     def position(self, v: Tensor, w: Tensor) -> Tensor:
         """V [n, 2d] and W [n, d] -> [n, 2d] in which two rows are as far apart as in [V, W]."""

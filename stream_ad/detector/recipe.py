@@ -17,6 +17,9 @@ class Recipe:
     autoencoder_width: int = 128
     code_size: int = 32
     autoencoder_steps: int = 800
+    fuse_codes: bool = False
+    """Whether the VAE learns over the codes of both autoencoders, as in the paper, or over that of V alone, which knows
+    the values themselves: over tables and streams the second code makes the detector a little worse."""
     latent_size: int = 8
     vae_width: int = 128
     vae_steps: int = 400

@@ -44,10 +44,12 @@ class Synthesiser:
         self.unwhiten = whiten.projection.T / whiten.projection.pow(2).sum(dim=0)[:, None]
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latent [n, z] -> V [n, 2d]; of A the mean of what both autoencoders decode."""
-        code_v, code_w = self.fusion.inverse(self.vae.decode(z))
-        decoded: Tensor = self.autoencoder_v.decode(code_v)
-        from_w = self.autoencoder_w.decode(code_w) @ self.unwhiten + self.whiten.centre
+        """Latent [n, z] -> V [n, 2d]; of A the mean of what both autoencoders decode, where both codes are fused."""
+        codes = self.fusion.inverse(self.vae.decode(z))
+        decoded: Tensor = self.autoencoder_v.decode(codes[0])
+        if len(codes) == 1:
+            return decoded
+        from_w = self.autoencoder_w.decode(codes[1]) @ self.unwhiten + self.whiten.centre
         d = from_w.shape[1]
         return torch.cat([0.5 * (decoded[:, :d] + from_w), decoded[:, d:]], dim=1)
 
