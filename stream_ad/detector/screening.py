@@ -10,7 +10,7 @@ from stream_ad.detector.descriptors import normal_score
 FEWEST_ROWS = 200
 """In smaller windows nothing can be said of stretches."""
 BLOCKS = 8
-ROWS_OF_EACH = 128
+ROWS_OF_EACH = 512
 FAR_OFF, BROKEN = 0.5, 1.0
 """Half of how much stranger, in normal scores, the rows of a burst are than the others: by their place among the rows
 of other blocks, and by the most improbable of their values given the others."""
