@@ -19,7 +19,7 @@ class Recipe:
     autoencoder_steps: int = 800
     fuse_codes: bool = False
     """Whether the VAE learns over the codes of both autoencoders, as in the paper, or over that of V alone, which knows
-    the values themselves: over tables and streams the second code makes the detector a little worse."""
+    the values themselves. Over tables and streams the second code brings nothing."""
     latent_size: int = 8
     vae_width: int = 128
     vae_steps: int = 400
