@@ -39,6 +39,16 @@ def test_a_burst_is_found_with_its_ends_though_its_rows_vouch_for_each_other() -
     assert abs(found[-1] - 1059) <= 2
 
 
+def test_a_burst_is_found_among_hundreds_of_kinds_of_rows() -> None:
+    rng = np.random.default_rng(0)
+    kinds = rng.uniform(-5.0, 5.0, size=(300, 6))
+    x = kinds[rng.integers(0, 300, 3000)] + 0.2 * rng.normal(size=(3000, 6))
+    x[1000:1060] = rng.uniform(-5.0, 5.0, size=(60, 6))
+    found = np.flatnonzero(bursts(x))
+    assert abs(found[0] - 1000) <= 5
+    assert abs(found[-1] - 1059) <= 5
+
+
 def test_the_same_rows_scattered_over_the_window_are_no_burst() -> None:
     x = noise()
     x[::50] = 3.0 + 0.1 * noise(60)
