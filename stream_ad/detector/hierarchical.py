@@ -48,9 +48,9 @@ MOST_CANDIDATES = 16
 class HierarchicalDetector(nn.Module):
     """Raw feature rows (NaN allowed) to score, p-value and reconstruction, with all constants inside.
 
-    After arXiv 2010.05119: autoencoders distil descriptors of inliers, a VAE learns latent distributions over their
-    codes, and a classifier that has seen inliers and synthetic outliers judges what all
-    of them found strange.
+    After arXiv 2010.05119: autoencoders distil descriptors of inliers, a VAE learns latent distributions over the code
+    of V, or over both codes fused, and a classifier that has seen inliers and synthetic outliers judges what all of
+    them found strange.
     """
 
     part_weight: Tensor

@@ -11,6 +11,7 @@ FEWEST_ROWS = 200
 """In smaller windows nothing can be said of stretches."""
 BLOCKS = 8
 ROWS_OF_EACH = 512
+"""Of a block: enough to hold some of each of hundreds of kinds of rows."""
 FAR_OFF, BROKEN = 0.5, 1.0
 """Half of how much stranger, in normal scores, the rows of a burst are than the others: by their place among the rows
 of other blocks, and by the most improbable of their values given the others."""
