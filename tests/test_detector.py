@@ -12,7 +12,7 @@ import torch
 
 from stream_ad.detector import Detector, NotFittedError, Recipe, TrainingError
 from stream_ad.detector.calibration import Calibration, drop_outliers
-from stream_ad.detector.detector import rows_at_once
+from stream_ad.detector.detector import CHUNK, padded, rows_at_once
 
 SHORT = Recipe(autoencoder_steps=250, rarity_steps=125, vae_steps=120, classifier_steps=200, synthetic_outliers=4000)
 ONCE = replace(SHORT, cross_fit_below=0)
@@ -93,6 +93,22 @@ def test_compiled_equals_eager(detector: Detector) -> None:
     rows = plant(500, seed=7)
     rows[::7, 2] = np.nan
     np.testing.assert_allclose(detector.score(rows), detector.score_eager(rows), atol=1e-5, rtol=1e-5)
+
+
+def test_the_score_of_a_row_does_not_depend_on_those_beside_it(detector: Detector) -> None:
+    rows = plant(700, seed=7)
+    rows[::7, 2] = np.nan
+    apart = np.concatenate([detector.score(part) for part in np.array_split(rows, [1, 3, 20, 211])])
+    np.testing.assert_allclose(detector.score(rows), apart, atol=1e-5, rtol=1e-5)
+
+
+def test_batches_are_padded_to_few_sizes() -> None:
+    sizes = np.array([padded(torch.zeros(n, 1)).shape[0] for n in range(CHUNK + 1)])
+    added = sizes - np.arange(CHUNK + 1)
+    assert (added >= 0).all()
+    assert (added <= 0.25 * np.arange(CHUNK + 1)).all()
+    assert added[[0, CHUNK]].tolist() == [0, 0]
+    assert len(np.unique(sizes)) <= 45
 
 
 def test_torch_export_takes_the_module(detector: Detector) -> None:

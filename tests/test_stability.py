@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -40,6 +42,14 @@ COLUMNS = {
         rng.random(n) < 0.1, np.inf * np.sign(rng.normal(size=n)), rng.normal(size=n)
     ),
     "beyond float32": lambda rng, n: 1e300 * rng.normal(size=n),
+}
+
+STATES = {
+    "one": lambda rng, n: np.zeros(n),
+    "two, by turns": lambda rng, n: rng.integers(0, 2, size=n),
+    "two, one after the other": lambda rng, n: np.arange(n) // (n // 2),
+    "one of two more rarely, but not as rarely as alarms": lambda rng, n: np.arange(n) % 20 == 0,
+    "the hour": lambda rng, n: np.arange(n) % 24,
 }
 
 
@@ -88,3 +98,14 @@ def test_more_features_than_rows_are_learned() -> None:
 
 def test_rows_that_are_all_the_same_are_learned() -> None:
     assert_sound(np.ones((50, 3)), np.random.default_rng(0).normal(size=(20, 3)))
+
+
+@pytest.mark.parametrize("cross_fit_below", [40, 4000])
+@pytest.mark.parametrize("states", sorted(STATES))
+def test_what_has_been_all_the_time_raises_no_alarm_in_any_batch(states: str, cross_fit_below: int) -> None:
+    rng = np.random.default_rng(0)
+    x = np.column_stack([np.full(600, 3.7), STATES[states](rng, 600), np.full(600, -0.1)])
+    for seed in range(3):
+        detector = Detector(0.01, "cpu", seed, replace(TINY, cross_fit_below=cross_fit_below)).fit(x)
+        scores = [detector.score(part) for size in (1, 3, 50, 600) for part in (x[:size], x[-size:])]
+        assert max(score.max() for score in scores) < 1.0

@@ -18,8 +18,9 @@ from stream_ad.detector.fusion import Fusion
 from stream_ad.detector.imputation import ConditionalMean
 from stream_ad.detector.novelty import LEAST_SURPRISE, Novelty, good_turing
 from stream_ad.detector.outskirts import LatentSpread, select_outskirts
+from stream_ad.detector.products import FEWEST, Linear, batched, linear, worthwhile
 from stream_ad.detector.rarity import GROUPS, ConditionalRarity
-from stream_ad.detector.statistics import NAMES, NormaliseStatistics, compress
+from stream_ad.detector.statistics import NAMES, NormaliseStatistics, celu, compress
 from stream_ad.detector.synthesis import Synthesiser
 from stream_ad.detector.vae import VariationalAutoencoder, divergence
 
@@ -91,6 +92,37 @@ class TestDescriptors:
         torch.testing.assert_close(share, torch.tensor([0.25, 0.65, 0.80, 0.90, 1.0]), atol=0.01, rtol=0)
         assert known[0].tolist() == [True, True, False, True, False]
         assert place[0, :2].tolist() == [0, 1]
+
+    @pytest.mark.parametrize("size", [2, 3, 1000, 1024])
+    def test_the_search_by_halves_finds_what_a_search_one_by_one_finds(self, size: int) -> None:
+        ranks = Ranks(2, size)
+        x = torch.randint(0, 2000, (3000, 2), dtype=torch.float64)
+        ranks.fit(x)
+        beyond = torch.tensor([[-1.0, 1e300], [torch.inf, -torch.inf]], dtype=torch.float64)
+        asked = torch.cat([x, beyond]).T.contiguous()
+        expected = torch.searchsorted(ranks.value, asked).clamp(max=size - 1)
+        assert torch.equal(ranks.search(asked), expected)
+
+
+class TestProducts:
+    @pytest.mark.parametrize("rows", [0, 1, 7, 1000])
+    def test_they_are_those_of_pytorch(self, rows: int) -> None:
+        layer, x = Linear(60, 128), torch.randn(rows, 60)
+        stack, weight = torch.randn(4, rows, 60), torch.randn(4, 60, 128)
+        with torch.no_grad():
+            assert torch.allclose(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias), atol=1e-5)
+            assert torch.allclose(linear(x, weight[0].t()), x @ weight[0], atol=1e-4)
+            assert torch.allclose(batched(stack, weight), torch.bmm(stack, weight), atol=1e-4)
+
+    def test_what_trains_can_be_differentiated(self) -> None:
+        layer, x = Linear(60, 128), torch.randn(1000, 60)
+        assert not worthwhile(x, FEWEST)
+        layer(x).sum().backward()
+        assert layer.weight.grad is not None
+        assert torch.allclose(layer.weight.grad, x.sum(dim=0).expand(128, 60), atol=1e-3)
+        with torch.no_grad():
+            assert worthwhile(x, FEWEST)
+            assert not worthwhile(x, FEWEST - 1)
 
 
 class TestImputation:
@@ -315,6 +347,13 @@ class TestHead:
         away = book(torch.full((1, 3), 10.0))[0]
         assert float(away) == pytest.approx(float((points - 10.0).norm(dim=1).min()), rel=1e-4)
 
+    def test_a_copy_of_a_prototype_is_no_way_off_in_any_batch(self, draws: Draws) -> None:
+        points = torch.randn(2048, 60)
+        book = CodeBook(2048, 60)
+        book.fit(points, draws)
+        with torch.no_grad():
+            assert [float(book(points[:n])[0].max()) for n in (1, 7, 200, 2048)] == [0.0] * 4
+
     @pytest.mark.parametrize("count", [4, 9, 64, 100, 200])
     def test_relative_distance_is_that_of_the_local_outlier_factor(self, count: int, draws: Draws) -> None:
         points = torch.randn(count, 3)
@@ -352,12 +391,20 @@ class TestHead:
         assert float(nearest.mean()) < 1.5
 
     def test_normalised_statistics_do_not_depend_on_their_units(self) -> None:
-        statistics = torch.rand(1000, len(NAMES)) + 0.1
+        statistics = 100.0 * (torch.rand(1000, len(NAMES)) + 0.1)
         plain, scaled = NormaliseStatistics(), NormaliseStatistics()
         plain.fit(statistics)
         scaled.fit(1000.0 * statistics)
         torch.testing.assert_close(scaled(1000.0 * statistics), plain(statistics), atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(plain(statistics).median(dim=0).values, torch.zeros(len(NAMES)), atol=0.01, rtol=0)
+
+    @pytest.mark.parametrize("alpha", [0.5, 1.0])
+    def test_celu_is_that_of_pytorch(self, alpha: float) -> None:
+        v = torch.linspace(-30.0, 30.0, 1001, requires_grad=True)
+        ours, theirs = celu(v, alpha), torch.celu(v, alpha)
+        assert torch.allclose(ours, theirs, atol=1e-6)
+        (gradient,), (expected,) = torch.autograd.grad(ours.sum(), v), torch.autograd.grad(theirs.sum(), v)
+        assert torch.allclose(gradient[v != 0], expected[v != 0], atol=1e-6)
 
     def test_compression_has_no_top(self) -> None:
         v = compress(torch.tensor([1.0, 24.0, 26.0, 1e3, 1e6]), 25.0)

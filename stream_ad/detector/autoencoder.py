@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from stream_ad.detector.draws import Draws
+from stream_ad.detector.products import Linear
 
 
 class Autoencoder(nn.Module):
@@ -10,8 +11,8 @@ class Autoencoder(nn.Module):
 
     def __init__(self, n_features: int, width: int, code_size: int) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(n_features, width), nn.SiLU(), nn.Linear(width, code_size))
-        self.decoder = nn.Sequential(nn.Linear(code_size, width), nn.SiLU(), nn.Linear(width, n_features))
+        self.encoder = nn.Sequential(Linear(n_features, width), nn.SiLU(), Linear(width, code_size))
+        self.decoder = nn.Sequential(Linear(code_size, width), nn.SiLU(), Linear(width, n_features))
 
     def encode(self, descriptor: Tensor) -> Tensor:
         """[n, d] -> codes [n, code]."""

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 TABLE_SIZE = 4096
 TAIL_SHARE = 0.1
+ROUNDING = 1e-3
+"""So much equal rows may differ in their raw scores, in units of the score and of 1 together."""
 
 
 class Calibration(nn.Module):
@@ -37,7 +39,8 @@ class Calibration(nn.Module):
         `truncated` is the share of the inliers that cannot be among them, because the model before flagged
         them too strongly to tell them from anomalies: they count as rows above everything.
         """
-        ordered = drop_outliers(raw.to(torch.float64).flatten().sort().values)
+        raised = raw.to(torch.float64).flatten() + ROUNDING * (1.0 + raw.flatten().abs())
+        ordered = drop_outliers(raised.sort().values)
         n = ordered.shape[0]
         pick = torch.linspace(0, n - 1, TABLE_SIZE, dtype=torch.float64, device=raw.device).round().to(torch.int64)
         self.table.copy_(ordered[pick])

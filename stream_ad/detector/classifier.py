@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stream_ad.detector.statistics import celu
+
 
 class Classifier(nn.Module):
     """Several small networks size -> width -> width -> 1, trained at once as batched products; the mean logit
@@ -25,9 +27,10 @@ class Classifier(nn.Module):
 
     def logits(self, statistics: Tensor) -> Tensor:
         """[n, size] -> the logit of each network, [networks, n]."""
-        hidden = F.elu(torch.matmul(statistics, self.weight_1.abs()) + self.bias_1)
-        hidden = torch.tanh(torch.matmul(hidden, self.weight_2.abs()) + self.bias_2)
-        return (torch.matmul(hidden, self.weight_3.abs()) + self.bias_3).squeeze(2)
+        same = statistics.expand(self.weight_1.shape[0], -1, -1)
+        hidden = celu(torch.baddbmm(self.bias_1, same, self.weight_1.abs()))
+        hidden = 2.0 * torch.sigmoid(2.0 * torch.baddbmm(self.bias_2, hidden, self.weight_2.abs())) - 1.0
+        return torch.baddbmm(self.bias_3, hidden, self.weight_3.abs()).squeeze(2)
 
     def forward(self, statistics: Tensor) -> Tensor:
         """[n, size] -> mean logit [n]; positive is an outlier."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from stream_ad.detector.draws import Draws
+from stream_ad.detector.products import linear
 
 GROUPS = 4
 NEIGHBOURS = 5
@@ -76,7 +77,7 @@ class CodeBook(nn.Module):
     def closeness(self, points: Tensor) -> Tensor:
         """[n, s] -> for each prototype minus half its squared Euclidean distance, but for what the point's own length
         adds to all alike. [n, k]"""
-        return torch.cat([points, torch.ones_like(points[:, :1])], dim=1) @ self.table
+        return linear(points, self.table[:-1].t(), self.table[-1])
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """points [n, s] -> nearest distance [n], mean over four groups of prototypes of the nearest distance [n], and
@@ -97,7 +98,7 @@ class CodeBook(nn.Module):
         in_lane = closeness.amax(dim=1)
         in_group = in_lane.reshape(n, self.lanes // self.groups, self.groups).amax(dim=1)
         closest, lane = torch.topk(in_lane, self.neighbours, dim=1)
-        place = closeness.transpose(1, 2).gather(1, lane[:, :, None].expand(-1, -1, self.a_lane)).argmax(dim=2)
+        place = closeness[torch.arange(n, device=lane.device)[:, None], :, lane].argmax(dim=2)
         around = self.spacing[place * self.lanes + lane].mean(dim=1)
         away = distance(points, torch.cat([closest, in_group], dim=1))
         near, by_group = away[:, : self.neighbours], away[:, self.neighbours :].mean(dim=1)
@@ -106,5 +107,8 @@ class CodeBook(nn.Module):
 
 
 def distance(points: Tensor, closeness: Tensor) -> Tensor:
-    """Distances of points [n, s] from prototypes of this `CodeBook.closeness` [n, k]."""
-    return (points.pow(2).sum(dim=1, keepdim=True) - 2.0 * closeness).clamp(min=0.0).sqrt()
+    """Distances of points [n, s] from prototypes of this `CodeBook.closeness` [n, k]; those below what rounding leaves
+    of the difference are 0, so that a row is as near to its copy in every batch."""
+    length = points.pow(2).sum(dim=1, keepdim=True)
+    squared = length - 2.0 * closeness
+    return torch.where(squared > 2e-6 * length, squared, 0.0).sqrt()

@@ -79,6 +79,10 @@ def fit_hierarchical_detector(
     detector = stages.detector
     with torch.no_grad():
         raw = detector.combine(detector.parts(stages.statistics, stages.compared))
+        if stages.trained_on is not None:
+            # Rows of a few states, over and over: what one model says of a state, another says but nearly.
+            own = detector.combine(detector.parts(*stages.trained_on))
+            raw = torch.maximum(raw.sort().values, own.sort().values)
     detector.calibration.fit(raw, alpha, flagged.truncated)
     return detector.eval()
 
@@ -112,6 +116,9 @@ class Stages:
     """[n]"""
     anomalies: Tensor
     """[k, 16] statistics of known anomalies, which none of the stages was trained on."""
+    trained_on: tuple[Tensor, Tensor] | None
+    """Statistics and what is compared of the same rows, if others than these stages measured them: these were trained
+    on them."""
 
 
 def fit_and_hold_out(
@@ -120,6 +127,7 @@ def fit_and_hold_out(
     """Fit the stages on one part of the window and measure the rest; of a small window fit them on all of it, and
     measure each part by stages that were fitted on the others."""
     n = x.shape[0]
+    trained_on = None
     if n >= recipe.cross_fit_below:
         fold = blocks_to_folds(n, round(1.0 / recipe.calibration_share), seed).to(x.device)
         detector, outliers = fit_stages(x[fold != 0], anomalies, recipe, draws, progress)
@@ -132,9 +140,10 @@ def fit_and_hold_out(
             part = fit_stages(x[fold != i], anomalies, recipe, draws, part_of(progress, i, folds + 1))[0]
             held.append(held_out(part, x, flagged, fold, i))
         detector, outliers = fit_stages(x, anomalies, recipe, draws, part_of(progress, folds, folds + 1))
+        trained_on = measure(detector, torch.cat([x, flagged.rows]))
     statistics, compared, is_flagged = (torch.cat(each) for each in zip(*held, strict=True))
     of_anomalies = measure(detector, anomalies)[0] if anomalies.shape[0] else statistics[:0]
-    return Stages(detector, outliers, statistics, compared, is_flagged, of_anomalies)
+    return Stages(detector, outliers, statistics, compared, is_flagged, of_anomalies, trained_on)
 
 
 def blocks_to_folds(n: int, folds: int, seed: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from stream_ad.detector.autoencoder import Autoencoder
 from stream_ad.detector.calibration import Calibration
@@ -16,7 +15,7 @@ from stream_ad.detector.novelty import Novelty
 from stream_ad.detector.outskirts import LatentSpread
 from stream_ad.detector.rarity import ConditionalRarity
 from stream_ad.detector.recipe import Recipe
-from stream_ad.detector.statistics import NAMES, NormaliseStatistics, compress
+from stream_ad.detector.statistics import NAMES, NormaliseStatistics, celu, compress
 from stream_ad.detector.vae import VariationalAutoencoder, divergence
 
 WEIGHTS = (
@@ -176,7 +175,7 @@ class HierarchicalDetector(nn.Module):
         strange, so below the median parts soon count the same.
         """
         scaled = (parts - self.part_low) / self.part_range
-        return F.celu(compress(scaled, 25.0), self.ordinary) @ self.part_weight
+        return celu(compress(scaled, 25.0), self.ordinary) @ self.part_weight
 
     def raw_score(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x [n, d] float64, NaN for missing -> raw score [n], V [n, 2d] without gaps, the reconstruction of A and the

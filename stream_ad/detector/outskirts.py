@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+LEAST_VARIANCE = 1e-3
+"""Of posterior means that hardly differ from each other the distance must not be made of rounding errors."""
+
 
 class LatentSpread(nn.Module):
     """Mean and covariance of the training rows' posterior means: what 'far out' is measured by."""
@@ -19,7 +22,7 @@ class LatentSpread(nn.Module):
         mu64 = mu.to(torch.float64)
         mean = mu64.mean(dim=0)
         covariance = (mu64 - mean).T @ (mu64 - mean) / max(1, mu.shape[0] - 1)
-        ridge = 1e-3 * torch.diagonal(covariance).mean() + 1e-6
+        ridge = 1e-3 * torch.diagonal(covariance).mean() + LEAST_VARIANCE
         identity = torch.eye(mu.shape[1], dtype=torch.float64, device=mu.device)
         self.mean.copy_(mean)
         self.precision.copy_(torch.linalg.inv(covariance + ridge * identity))

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stream_ad.detector.draws import Draws
+from stream_ad.detector.products import Linear, batched
 
 QUANTILES = (0.005, 0.05, 0.20, 0.50, 0.80, 0.95, 0.995)
 BINS = len(QUANTILES) + 1
@@ -40,7 +41,7 @@ class ConditionalRarity(nn.Module):
         reach = (2.0 / (GROUPS * m * BINS)) ** 0.5
         self.from_inputs = nn.Parameter(torch.empty(GROUPS, (BINS + 1) * m, width).uniform_(-reach, reach))
         self.bias = nn.Parameter(torch.zeros(width))
-        self.hidden = nn.Linear(width, width)
+        self.hidden = Linear(width, width)
         self.to_bins = nn.Parameter(torch.randn(GROUPS, width, BINS * m) * (0.3 / width**0.5))
 
     def fit_bins(self, a: Tensor) -> None:
@@ -66,7 +67,7 @@ class ConditionalRarity(nn.Module):
 
     def above(self, a: Tensor) -> Tensor:
         """A by groups [g, n, members] -> 1 for each edge that the value is above [g, n, (bins - 1) * members]."""
-        return (a.repeat(1, 1, self.edges.shape[2] // self.members) > self.edges).to(a.dtype)
+        return a.repeat(1, 1, self.edges.shape[2] // self.members).gt_(self.edges)
 
     def bin_of(self, above: Tensor) -> Tensor:
         """Edges that values are above -> the number of each value's bin [g, n, members]."""
@@ -76,14 +77,14 @@ class ConditionalRarity(nn.Module):
     def first_layer(self, a: Tensor, shown: Tensor, above: Tensor) -> Tensor:
         """A, what of it is shown (1 or 0) and the edges it is above, 0 where not shown, by groups -> what each group
         adds to the first layer [g, n, width]."""
-        return torch.bmm(torch.cat([above, a * shown, 1.0 - shown], dim=2), self.from_inputs)
+        return batched(torch.cat([above, a * shown, 1.0 - shown], dim=2), self.from_inputs)
 
     def lift(self, first: Tensor, own: Tensor) -> Tensor:
         """First-layer sums for each group [g, n, width], numbers of bins [g, n, members] -> how many times as probable
         as by itself the others make each bin, mixed with a little of no difference [g, n, members]."""
         hidden = F.silu(first)
         hidden = hidden + F.silu(self.hidden(hidden))
-        logits = torch.bmm(hidden, self.to_bins)
+        logits = batched(hidden, self.to_bins)
         weight = torch.exp(logits.clamp(-20.0, 20.0))
         weight = weight.reshape(self.groups, own.shape[1], weight.shape[2] // self.members, self.members)
         lift = weight.gather(2, own[:, :, None]).squeeze(2) / (weight * self.marginal).sum(dim=2)

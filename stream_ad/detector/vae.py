@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stream_ad.detector.draws import Draws
+from stream_ad.detector.products import Linear
 
 
 class VariationalAutoencoder(nn.Module):
@@ -12,10 +13,10 @@ class VariationalAutoencoder(nn.Module):
 
     def __init__(self, size: int, width: int, latent_size: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(size, width), nn.SiLU())
-        self.mu = nn.Linear(width, latent_size)
-        self.log_variance = nn.Linear(width, latent_size)
-        self.decoder = nn.Sequential(nn.Linear(latent_size, width), nn.SiLU(), nn.Linear(width, size))
+        self.body = nn.Sequential(Linear(size, width), nn.SiLU())
+        self.mu = Linear(width, latent_size)
+        self.log_variance = Linear(width, latent_size)
+        self.decoder = nn.Sequential(Linear(latent_size, width), nn.SiLU(), Linear(width, size))
 
     def encode(self, fused: Tensor) -> tuple[Tensor, Tensor]:
         """fused [n, s] -> mu [n, z], log-variance [n, z]."""
