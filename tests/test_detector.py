@@ -80,6 +80,28 @@ def test_a_gap_does_not_hide_a_fault_in_another_feature(detector: Detector) -> N
     assert (detector.score(rows) >= 1.0).mean() > 0.9
 
 
+def machine(n: int, seed: int, gaps: float) -> np.ndarray:
+    """Rows of a machine with four modes, what each of them sets, and a switch that has nothing to do with them."""
+    rng = np.random.default_rng(seed)
+    mode = rng.integers(0, 4, n)
+    rows = np.column_stack([mode == 0, mode == 1, 2.0 * mode, 5.0 * (mode > 1), rng.random(n) < 0.3]).astype(float)
+    rows[rng.random(rows.shape) < gaps] = np.nan
+    return rows
+
+
+@pytest.mark.parametrize("gaps_in_training", [0.0, 0.1])
+def test_a_missing_state_is_one_that_goes_with_the_others(gaps_in_training: float) -> None:
+    known = Detector(0.01, "cpu", recipe=TINY).fit(machine(2000, 0, gaps_in_training))
+    rows = machine(1000, 1, 0.3)
+    assert (known.score(rows) >= 1.0).mean() <= 0.02
+    assert (known.score(machine(1000, 2, 0.0)) >= 1.0).mean() <= 0.02
+    broken = np.array([[1.0, 1.0, 0.0, 0.0, np.nan], [1.0, 0.0, 6.0, np.nan, 0.0]])
+    assert (known.score(broken) >= 1.0).all()
+    expected, share = known.explain(np.array([[0.0, 0.0, 3.0, 5.0, 0.0]]))
+    assert np.abs(expected[0, 2] - [4.0, 6.0]).min() < 1e-6
+    assert share[0].argmax() == 2
+
+
 def test_infinities_and_numbers_beyond_float32_are_flagged(detector: Detector) -> None:
     rows = plant(4, seed=6)
     rows[0, 0], rows[1, 1], rows[2, 2], rows[3, 3] = np.inf, -np.inf, 1e300, -1e39

@@ -93,6 +93,19 @@ class TestDescriptors:
         assert known[0].tolist() == [True, True, False, True, False]
         assert place[0, :2].tolist() == [0, 1]
 
+    def test_ranks_are_of_what_is_there(self) -> None:
+        ranks = Ranks(3, 16)
+        nan = math.nan
+        distinct = ranks.fit(torch.tensor([[1.0, nan, 5.0], [nan, nan, 5.0], [3.0, nan, 5.0]], dtype=torch.float64))
+        assert distinct.tolist() == [2, 0, 1]
+        assert bool(torch.isfinite(ranks(torch.tensor([[2.0, 2.0, 2.0]], dtype=torch.float64))[0]).all())
+
+    def test_the_nearest_value_is_one_that_was_there(self) -> None:
+        ranks = Ranks(1, 16)
+        ranks.fit(torch.tensor([[0.0], [1.0], [4.0]], dtype=torch.float64))
+        asked = torch.tensor([[-9.0], [0.4], [0.6], [2.4], [2.6], [99.0]], dtype=torch.float64)
+        assert ranks.nearest_value(asked).flatten().tolist() == [0.0, 0.0, 1.0, 1.0, 4.0, 4.0]
+
     @pytest.mark.parametrize("size", [2, 3, 1000, 1024])
     def test_the_search_by_halves_finds_what_a_search_one_by_one_finds(self, size: int) -> None:
         ranks = Ranks(2, size)
@@ -220,7 +233,7 @@ class TestNovelty:
     def fitted(x: Tensor) -> tuple[Ranks, Novelty]:
         ranks, novelty = Ranks(x.shape[1], 64), Novelty(x.shape[1])
         distinct = ranks.fit(x)
-        novelty.fit(ranks(x)[1], distinct)
+        novelty.fit(ranks(x)[1], distinct, torch.isnan(x))
         return ranks, novelty
 
     @staticmethod
@@ -317,7 +330,7 @@ class TestSynthesis:
 
     def test_the_way_back_from_the_whitened_descriptor_is_exact(self, synthesiser: Synthesiser) -> None:
         a = torch.randn(20, 3)
-        back = synthesiser.whiten(a) @ synthesiser.unwhiten + synthesiser.whiten.centre
+        back = synthesiser.whiten.inverse(synthesiser.whiten(a))
         torch.testing.assert_close(back, a, atol=1e-4, rtol=1e-4)
 
     def test_a_substituted_feature_changes_its_value_and_its_rank(self, synthesiser: Synthesiser, draws: Draws) -> None:

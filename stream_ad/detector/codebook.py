@@ -90,6 +90,10 @@ class CodeBook(nn.Module):
             found = torch.cat([self.search(part) for part in points.split(self.at_once)])
         return found[:, 0], found[:, 1], found[:, 2]
 
+    def nearest(self, points: Tensor) -> Tensor:
+        """points [n, s] -> the nearest prototype of each [n, s]."""
+        return self.table[:-1].t()[self.closeness(points).argmax(dim=1)]
+
     def search(self, points: Tensor) -> Tensor:
         """As `forward`, all points at once and the distances side by side [n, 3]."""
         n = points.shape[0]

@@ -88,12 +88,16 @@ class Ranks(nn.Module):
         self.register_buffer("score_below", torch.zeros(n_features, size))
 
     def fit(self, x: Tensor) -> Tensor:
-        """Learn from x [n, d] float64 without NaN; return how many distinct values each feature has [d], 0 where they
-        are too many for the table."""
-        n, size = x.shape[0], self.value.shape[1]
+        """Learn from x [n, d] float64, NaN allowed; return how many distinct values each feature has [d], 0 where they
+        are too many for the table or there is none."""
+        size = self.value.shape[1]
         distinct = torch.zeros(x.shape[1], dtype=torch.int64, device=x.device)
         for j in range(x.shape[1]):
-            value, count = torch.unique(x[:, j], return_counts=True)
+            known = x[~torch.isnan(x[:, j]), j]
+            n = known.shape[0]
+            if n == 0:
+                continue
+            value, count = torch.unique(known, return_counts=True)
             upper = torch.cumsum(count, 0).to(torch.float64)
             lower = upper - count
             if value.shape[0] < size:
@@ -120,6 +124,13 @@ class Ranks(nn.Module):
         known = self.value.gather(1, place) == columns
         score = torch.where(known, self.score_at.gather(1, place), self.score_below.gather(1, place))
         return score.T, place, known
+
+    def nearest_value(self, x: Tensor) -> Tensor:
+        """x [n, d] float64 without NaN -> the values in the tables that are nearest [n, d]."""
+        columns = x.T.contiguous()
+        place = self.search(columns)
+        above, below = self.value.gather(1, place), self.value.gather(1, (place - 1).clamp(min=0))
+        return torch.where(above - columns < (columns - below).abs(), above, below).T
 
     def search(self, columns: Tensor) -> Tensor:
         """Values [d, n] -> the first place in the table of their feature that is not below them, or the last [d, n].
@@ -177,9 +188,18 @@ class Whiten(nn.Module):
         """A [n, d] -> W [n, d], float32."""
         return linear(a - self.centre, self.projection.t())
 
+    def inverse(self, w: Tensor) -> Tensor:
+        """W [n, d] -> A [n, d]."""
+        # The columns of the projection are orthogonal, so the way back needs no inverse of a matrix.
+        return w @ (self.projection / self.projection.pow(2).sum(dim=0)).t() + self.centre
+
     def both(self, w: Tensor) -> Tensor:
         """W [n, d] -> [n, d] in which two rows are as far apart as in [A, W]: A is W rotated and scaled."""
         return w * self.stretch
+
+    def apart(self, both: Tensor) -> Tensor:
+        """Undo `both`: [n, d] -> W [n, d]."""
+        return both / self.stretch
 
 
 def nan_quantiles(x: Tensor, shares: tuple[float, ...]) -> tuple[Tensor, ...]:

@@ -190,10 +190,10 @@ def fit_stages(
     """All stages up to the statistics, in the order of the paper; with them the statistics of synthetic outliers."""
     n, d = x.shape
     detector = HierarchicalDetector(d, prototypes_for(n, recipe), recipe).to(x.device)
-    v = fit_descriptors(detector, x)
+    v = fit_codebook(detector, x, fit_descriptors(detector, x), draws)
     with torch.no_grad():
         w = detector.whiten(v[:, :d])
-        detector.codebook.fit(detector.position(v, w), draws)
+        detector.rarity.fit_bins(v[:, :d])
         known = detector.describe(anomalies)[0]
         detector.examples.fit(detector.position(known, detector.whiten(known[:, :d])))
     fit_autoencoders(detector, v, w, recipe, draws, part_of(progress, 0, 3))
@@ -248,17 +248,32 @@ def weighted(anomalies: Tensor, synthetic: int) -> Tensor:
 
 def fit_descriptors(detector: HierarchicalDetector, x: Tensor) -> Tensor:
     """Fit what describes a row before anything is trained; return V [n, 2d] of the training rows."""
+    missing = torch.isnan(x)
     with torch.no_grad():
         detector.standardise.fit(x)
-        a = detector.standardise(x)
-        filled = detector.impute.fit(a)
-        settled = detector.settle(x, a, filled)
-        distinct = detector.ranks.fit(settled)
-        rank, place, _ = detector.ranks(settled)
-        detector.novelty.fit(place, distinct)
-        detector.rarity.fit_bins(filled)
-        detector.whiten.fit(filled)
-    return torch.cat([filled, rank], dim=1)
+        detector.impute.fit(detector.standardise(x))
+        distinct = detector.ranks.fit(x)
+        v, place, _ = detector.fill(x)
+        detector.novelty.fit(place, distinct, missing)
+        detector.whiten.fit(v[:, : x.shape[1]])
+    return v
+
+
+def fit_codebook(detector: HierarchicalDetector, x: Tensor, v: Tensor, draws: Draws) -> Tensor:
+    """Fit the code-book to rows x [n, d], described as V [n, 2d]; return V with states in the place of gaps."""
+    d = x.shape[1]
+    gap = (torch.isnan(x) & detector.novelty.states()).any(dim=1)
+    with torch.no_grad():
+        position = detector.position(v, detector.whiten(v[:, :d]))
+        if bool(gap.any()):
+            # Rows without a gap tell first what the others are like.
+            whole = position[~gap]
+            detector.codebook.fit(whole if whole.shape[0] >= detector.codebook.count else position, draws)
+            v = detector.describe(x)[0]
+            detector.whiten.fit(v[:, :d])
+            position = detector.position(v, detector.whiten(v[:, :d]))
+        detector.codebook.fit(position, draws)
+    return v
 
 
 def synthesise(detector: HierarchicalDetector, v: Tensor, fused: Tensor, recipe: Recipe, draws: Draws) -> Tensor:

@@ -87,13 +87,36 @@ class HierarchicalDetector(nn.Module):
         self.register_buffer("part_range", torch.ones(len(WEIGHTS)))
 
     def describe(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [n, d] float64, NaN for missing -> V = [A, R] [n, 2d] without gaps, what is missing [n, d], and
-        what is novel in it [n, 2]."""
+        """x [n, d] float64, NaN for missing -> V = [A, R] [n, 2d] without gaps, what is missing [n, d] but for states,
+        which are known well enough, and what is novel in it [n, 2]."""
+        known = self.with_states(x)
+        v, place, in_table = self.fill(known)
+        return v, torch.isnan(known), self.novelty(place, in_table, torch.isnan(x))
+
+    def fill(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [n, d] float64, NaN for missing -> V [n, 2d] without gaps, and as `Ranks` tells them the place of each
+        value in its table and whether it is the value there, both [d, n]."""
         a = self.standardise(x)
-        missing = torch.isnan(a)
         filled = self.impute(a)
         rank, place, in_table = self.ranks(self.settle(x, a, filled))
-        return torch.cat([filled, rank], dim=1), missing, self.novelty(place, in_table, missing)
+        return torch.cat([filled, rank], dim=1), place, in_table
+
+    def with_states(self, x: Tensor) -> Tensor:
+        """x [n, d] float64, NaN for missing -> the same with the missing ones among states, codes and switches.
+
+        What lies between two states is none, however likely both are, so these are those of the prototype that is
+        nearest to the row with its gaps filled linearly: they have been seen together.
+        """
+        gap = torch.isnan(x) & self.novelty.states()
+        rows = torch.nonzero(gap.any(dim=1)).flatten()
+        if not torch.compiler.is_compiling() and rows.shape[0] == 0:
+            return x
+        v = self.fill(x[rows])[0]
+        nearest = self.codebook.nearest(self.position(v, self.whiten(v[:, : self.n_features])))
+        likely = self.standardise.inverse(self.whiten.inverse(self.whiten.apart(nearest[:, self.n_features :])))
+        x = x.clone()
+        x[rows] = torch.where(gap[rows], self.ranks.nearest_value(likely), x[rows])
+        return x
 
     def settle(self, x: Tensor, a: Tensor, filled: Tensor) -> Tensor:
         """x [n, d] float64 as ranks are taken of it: gaps filled in, and a constant without its rounding error.

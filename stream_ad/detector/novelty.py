@@ -28,6 +28,7 @@ class Novelty(nn.Module):
     def __init__(self, n_features: int, pairs: int = 0) -> None:
         super().__init__()
         self.cells = CELLS
+        self.least_surprise = LEAST_SURPRISE
         self.register_buffer("surprise", torch.zeros(n_features))
         self.register_buffer("first", torch.zeros(pairs, dtype=torch.int64))
         self.register_buffer("second", torch.zeros(pairs, dtype=torch.int64))
@@ -35,17 +36,18 @@ class Novelty(nn.Module):
         self.register_buffer("met", torch.zeros(pairs, CELLS, dtype=torch.bool))
         self.register_buffer("pair_surprise", torch.zeros(pairs))
 
-    def fit(self, place: Tensor, distinct: Tensor) -> None:
+    def fit(self, place: Tensor, distinct: Tensor, missing: Tensor) -> None:
         """Learn from each value's place in the table of its feature [d, n], where the table holds all of them:
-        `distinct` [d] is their number, 0 where there are too many for it."""
+        `distinct` [d] is their number, 0 where there are too many for it. What is `missing` [n, d] does not count."""
+        present = ~missing.T
         for j in torch.nonzero(distinct).flatten().tolist():
-            self.surprise[j] = good_turing(place[j])
-        candidates = torch.nonzero((self.surprise >= LEAST_SURPRISE) & (distinct > 1)).flatten()
+            self.surprise[j] = good_turing(place[j, present[j]])
+        candidates = torch.nonzero(self.states() & (distinct > 1)).flatten()
         candidates = candidates[distinct[candidates].argsort(descending=True, stable=True)][:MOST_COLUMNS]
         found = []
         for k, i in enumerate(candidates.tolist()):
             for j in candidates[:k].tolist():
-                surprise = good_turing(place[i] * distinct[j] + place[j])
+                surprise = good_turing((place[i] * distinct[j] + place[j])[present[i] & present[j]])
                 if surprise > LEAST_SURPRISE:
                     found.append((surprise - LEAST_SURPRISE, i, j))
         found = sorted(found, reverse=True)[:MOST_PAIRS]
@@ -54,7 +56,12 @@ class Novelty(nn.Module):
         self.second = distinct.new_tensor([pair[2] for pair in found])
         self.stride = distinct[self.second]
         cell = (place[self.first] * self.stride[:, None] + place[self.second]) % CELLS
-        self.met = torch.zeros(len(found), CELLS, dtype=torch.bool, device=place.device).scatter(1, cell, True)
+        both = (present[self.first] & present[self.second]).to(torch.int32)
+        self.met = torch.zeros(len(found), CELLS, dtype=torch.int32, device=place.device).scatter_add(1, cell, both) > 0
+
+    def states(self) -> Tensor:
+        """Features whose values come again and again [d]."""
+        return self.surprise >= self.least_surprise
 
     def forward(self, place: Tensor, known: Tensor, missing: Tensor) -> Tensor:
         """Places in the tables [d, n], whether the table holds the value [d, n], and what is missing [n, d] ->

@@ -40,8 +40,6 @@ class Synthesiser:
         self.mu = mu
         self.sigma = torch.exp(0.5 * log_variance)
         self.centre = centre
-        # Its columns are orthogonal, so the way back needs no inverse.
-        self.unwhiten = whiten.projection.T / whiten.projection.pow(2).sum(dim=0)[:, None]
 
     def decode(self, z: Tensor) -> Tensor:
         """Latent [n, z] -> V [n, 2d]; of A the mean of what both autoencoders decode, where both codes are fused."""
@@ -49,7 +47,7 @@ class Synthesiser:
         decoded: Tensor = self.autoencoder_v.decode(codes[0])
         if len(codes) == 1:
             return decoded
-        from_w = self.autoencoder_w.decode(codes[1]) @ self.unwhiten + self.whiten.centre
+        from_w = self.whiten.inverse(self.autoencoder_w.decode(codes[1]))
         d = from_w.shape[1]
         return torch.cat([0.5 * (decoded[:, :d] + from_w), decoded[:, d:]], dim=1)
 
