@@ -49,6 +49,7 @@ STATES = {
     "two, by turns": lambda rng, n: rng.integers(0, 2, size=n),
     "two, one after the other": lambda rng, n: np.arange(n) // (n // 2),
     "one of two more rarely, but not as rarely as alarms": lambda rng, n: np.arange(n) % 20 == 0,
+    "one, but for rounding": lambda rng, n: np.where(rng.random(n) < 0.5, 0.3, 0.1 + 0.2),
     "the hour": lambda rng, n: np.arange(n) % 24,
 }
 

@@ -63,6 +63,10 @@ class Standardise(nn.Module):
         v = torch.where(v.abs() < 1e-6, torch.zeros_like(v), v)
         return soft_clip(v.clamp(-self.largest, self.largest))
 
+    def without_rounding(self, x: Tensor, a: Tensor) -> Tensor:
+        """x [n, d] and its A -> x with the mean where A is 0: a constant, however it was computed, is one value."""
+        return torch.where(a == 0.0, self.mean, x)
+
     def inverse(self, a: Tensor) -> Tensor:
         """A [n, d] -> values in the units of the input, float64."""
         return soft_clip_inverse(a).to(torch.float64) * self.scale + self.mean

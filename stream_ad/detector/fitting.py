@@ -251,8 +251,9 @@ def fit_descriptors(detector: HierarchicalDetector, x: Tensor) -> Tensor:
     missing = torch.isnan(x)
     with torch.no_grad():
         detector.standardise.fit(x)
-        detector.impute.fit(detector.standardise(x))
-        distinct = detector.ranks.fit(x)
+        a = detector.standardise(x)
+        detector.impute.fit(a)
+        distinct = detector.ranks.fit(detector.standardise.without_rounding(x, a))
         v, place, _ = detector.fill(x)
         detector.novelty.fit(place, distinct, missing)
         detector.whiten.fit(v[:, : x.shape[1]])

@@ -119,9 +119,8 @@ class HierarchicalDetector(nn.Module):
         return x
 
     def settle(self, x: Tensor, a: Tensor, filled: Tensor) -> Tensor:
-        """x [n, d] float64 as ranks are taken of it: gaps filled in, and a constant without its rounding error.
-        A and A without gaps [n, d]."""
-        settled = torch.where(a == 0.0, self.standardise.mean, x)
+        """x [n, d] float64, A and A without gaps [n, d] -> x as ranks are taken of it, gaps filled in."""
+        settled = self.standardise.without_rounding(x, a)
         # Only rows with a gap pay for the way back.
         missing = torch.isnan(a)
         rows = torch.nonzero(missing.any(dim=1)).flatten()
