@@ -294,6 +294,18 @@ def test_real_anomalies_among_the_calibration_rows_do_not_lift_the_threshold() -
     assert len(drop_outliers(torch.from_numpy(np.sort(scores)))) == 2000
 
 
+def test_of_rows_that_come_again_and_again_a_new_one_is_as_frequent_as_the_window_says() -> None:
+    rng = np.random.default_rng(0)
+    # Two in a hundred are combinations of states without a copy: as far beyond the others as an anomaly would be.
+    raw = torch.from_numpy(np.r_[rng.exponential(size=1960), rng.normal(60.0, 1.0, size=40)]).to(torch.float32)
+    another = torch.tensor([58.0])
+    calibration = Calibration()
+    calibration.fit(raw, 0.01)
+    assert float(calibration(another)[0]) > 1.0
+    calibration.fit(raw, 0.01, repeated=True)
+    assert float(calibration(another)[0]) < 1.0
+
+
 def test_scores_go_on_ranking_beyond_all_that_was_seen() -> None:
     calibration = Calibration()
     calibration.fit(torch.from_numpy(np.random.default_rng(0).normal(size=2000)), 0.01)

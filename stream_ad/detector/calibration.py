@@ -33,14 +33,20 @@ class Calibration(nn.Module):
         self.register_buffer("tail", torch.tensor([0.0, 1.0, 0.0, 1.0, 1.0], dtype=torch.float64))
         self.register_buffer("alpha", torch.tensor(0.001, dtype=torch.float64))
 
-    def fit(self, raw: Tensor, alpha: float, truncated: float = 0.0) -> None:
+    def fit(self, raw: Tensor, alpha: float, truncated: float = 0.0, repeated: bool = False) -> None:
         """Learn from raw scores [n] of rows that were not trained on.
+
+        Those far beyond the others are left out as anomalies, unless most rows are `repeated`: of these one that is new
+        is far beyond the others, and as frequent as the window says. Between them are gaps, so no tail is fitted to
+        them, and one that falls off slowly begins at the last.
 
         `truncated` is the share of the inliers that cannot be among them, because the model before flagged
         them too strongly to tell them from anomalies: they count as rows above everything.
         """
         raised = raw.to(torch.float64).flatten() + ROUNDING * (1.0 + raw.flatten().abs())
-        ordered = drop_outliers(raised.sort().values)
+        ordered = raised.sort().values
+        if not repeated:
+            ordered = drop_outliers(ordered)
         n = ordered.shape[0]
         pick = torch.linspace(0, n - 1, TABLE_SIZE, dtype=torch.float64, device=raw.device).round().to(torch.int64)
         self.table.copy_(ordered[pick])
@@ -48,12 +54,15 @@ class Calibration(nn.Module):
         self.alpha.fill_(alpha)
         # As few rows as a fit can do with: the nearer the tail begins to alpha, the less it matters that the
         # distribution is no Pareto's.
-        wanted = max(min(TAIL_SHARE * n, max(50.0, 2.0 * alpha * n)), min(20.0, n / 2.0))
+        few = max(min(TAIL_SHARE * n, max(50.0, 2.0 * alpha * n)), min(20.0, n / 2.0))
+        wanted = 0.0 if repeated else few
         # The smallest score above the body, so that a gap below the tail is not taken for its length.
         tail = ordered[ordered > ordered[n - 1 - min(n - 1, math.ceil(wanted))]]
         threshold = tail[0] if tail.shape[0] > 0 else ordered[-1]
         excess = (tail[tail > threshold] - threshold).cpu()
         shape, scale = fit_generalised_pareto(excess)
+        if repeated:
+            scale = max(scale, 0.1 * float(ordered[-1] - ordered[n // 2]))
         above = excess.shape[0] / n
         p_at_threshold = max(above * (1.0 - truncated) + truncated, 1.0 / (n + 1.0))
         largest = float(excess.max()) if excess.shape[0] > 0 else 0.0

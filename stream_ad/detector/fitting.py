@@ -83,7 +83,8 @@ def fit_hierarchical_detector(
             # Rows of a few states, over and over: what one model says of a state, another says but nearly.
             own = detector.combine(detector.parts(*stages.trained_on))
             raw = torch.maximum(raw.sort().values, own.sort().values)
-    detector.calibration.fit(raw, alpha, flagged.truncated)
+    repeated = bool(stages.statistics[:, detector.nearest_column].median() == 0.0)
+    detector.calibration.fit(raw, alpha, flagged.truncated, repeated)
     return detector.eval()
 
 
