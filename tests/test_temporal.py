@@ -35,8 +35,8 @@ def sensors(n: int, seed: int, n_features: int = 3) -> Float64:
 def by_definition(values: Float64, window: int) -> tuple[Float64, Float64]:
     """Rolling mean and fourth root of the rolling deviation of one column, row by row."""
     mean, deviation = np.full(len(values), np.nan), np.full(len(values), np.nan)
-    for i in range(len(values)):
-        past = values[max(0, i - window + 1) : i + 1]
+    for i in range(window - 1, len(values)):
+        past = values[i - window + 1 : i + 1]
         past = past[~np.isnan(past)]
         if len(past) >= window / 2:
             mean[i], deviation[i] = past.mean(), past.std() ** 0.25
@@ -92,6 +92,18 @@ def test_keys_do_not_mix() -> None:
     for key in (b"a", b"b", None):
         own = np.array([one == key for one in keys])
         np.testing.assert_array_equal(together[own], TemporalContext(3, WINDOW).extend(values[own]))
+
+
+def test_keys_that_begin_raise_no_more_alerts_than_others() -> None:
+    detector = Detector(false_alarm_rate=0.01, recipe=SHORT)
+    detector.fit(TemporalContext(3, WINDOW).extend(sensors(4000, seed=0)))
+    keys, rows = 100, 2 * WINDOW
+    values = sensors(keys * rows, seed=1)
+    of_key = np.repeat(np.arange(keys), rows)
+    extended = TemporalContext(3, WINDOW).extend(values, [b"%d" % key for key in of_key])
+    flagged = (detector.score(extended) >= 1.0).reshape(keys, rows)
+    assert flagged[:, :WINDOW].mean() <= 0.01
+    assert flagged[:, WINDOW:].mean() <= 0.01
 
 
 def test_an_empty_batch_changes_nothing() -> None:

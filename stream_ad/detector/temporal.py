@@ -37,7 +37,8 @@ class TemporalContext:
       one. The root makes a halved deviation about as visible as a doubled one, as a logarithm would, but it
       needs no unit and bears 0.
 
-    Missing values are left out; where fewer than half of the window's values are there, a descriptor is NaN. With
+    Missing values are left out; where fewer than half of the window's values are there, a descriptor is NaN. So it is
+    for a key's first rows, until the window is full: the mean of fewer rows moves more than any that was learned. With
     `calendar` four columns more: the time of day and the time of the week in UTC, each as a point on a circle.
 
     The past of each key is carried from call to call, so the result does not depend on how rows are cut into
@@ -48,11 +49,12 @@ class TemporalContext:
 
     >>> import numpy as np
     >>> context = TemporalContext(n_features=1, window=4)
-    >>> context.extend(np.array([[1.0], [3.0], [2.0], [2.0]])).round(2)
+    >>> context.extend(np.array([[1.0], [3.0], [2.0], [2.0], [5.0]])).round(2)
     array([[1.  ,  nan,  nan],
-           [3.  , 2.  , 1.  ],
-           [2.  , 2.  , 0.95],
-           [2.  , 2.  , 0.92]])
+           [3.  ,  nan,  nan],
+           [2.  ,  nan,  nan],
+           [2.  , 2.  , 0.92],
+           [5.  , 3.  , 1.05]])
     """
 
     def __init__(self, n_features: int, window: int, calendar: bool = False) -> None:
@@ -111,7 +113,7 @@ class TemporalContext:
             for (means, deviations), scale in zip(found, self.scales, strict=True):
                 moments = rolling_moments(columns[some], position, scale)
                 count, mean, squares = (part[:, place] for part in moments)
-                enough = count >= scale / 2
+                enough = (count >= scale / 2) & (position[place] >= scale - 1)
                 means[some] = np.where(enough, mean, np.nan)
                 deviations[some] = np.where(enough, np.sqrt(np.sqrt(np.sqrt(squares / np.maximum(count, 1.0)))), np.nan)
         return [part.T for part in found.reshape(-1, *values.T.shape)]
