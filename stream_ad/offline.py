@@ -13,7 +13,14 @@ import numpy as np
 from stream_ad.config import Config, FileSink, FileSource, KafkaSource
 from stream_ad.detector import Detector, TrainingError
 from stream_ad.episodes import Alerts
-from stream_ad.learning import LoadedModel, burst_left_out, suspicious_values, too_coarse_for_float32, unseen_hours
+from stream_ad.learning import (
+    LoadedModel,
+    burst_left_out,
+    counters,
+    suspicious_values,
+    too_coarse_for_float32,
+    unseen_hours,
+)
 from stream_ad.records import BadRecord, Decoded, RecordSchema, dead_letters, encode, make_decoder
 from stream_ad.registry import ModelRegistry, RegistryError, Snapshot, require_schema
 from stream_ad.scoring import Scorer
@@ -63,9 +70,11 @@ def train(config: Config, progress: ProgressReport) -> Trained:
     registry = ModelRegistry(config.registry.path, config.registry.keep)
     registry.check_writable()
     scorer = Scorer(schema, None)
-    rows, bad, first_bad = [], 0, ""
+    rows, sequences, bad, first_bad = [], [], 0, ""
     for decoded in read(config, schema):
-        rows.append(scorer.extend(decoded.batch)[scorer.learnable(decoded.batch)])
+        learnable = scorer.learnable(decoded.batch)
+        rows.append(scorer.extend(decoded.batch)[learnable])
+        sequences.append(decoded.batch.sequences()[learnable])
         bad += len(decoded.bad)
         first_bad = first_bad or (decoded.bad[0].message if decoded.bad else "")
         progress("reading", sum(map(len, rows)), None)
@@ -76,6 +85,7 @@ def train(config: Config, progress: ProgressReport) -> Trained:
             "give more rows, or lower training.min_rows (50 at least)"
         )
     x = np.concatenate(rows)[-config.training.window_rows :]
+    sequence = np.concatenate(sequences)[-config.training.window_rows :]
     started = time.time()
     detector = Detector(config.alerts.rate(), config.detector.device, config.detector.seed)
     detector.fit(
@@ -87,6 +97,7 @@ def train(config: Config, progress: ProgressReport) -> Trained:
     features = list(schema.features)
     values = x[:, : len(features)]
     notes = suspicious_values(values, features) + too_coarse_for_float32(values, features)
+    notes += counters(values, features, sequence)
     notes += (unseen_hours(x) if schema.calendar else []) + burst_left_out(detector.left_out)
     version = registry.save(
         Snapshot(

@@ -9,7 +9,7 @@ import pytest
 
 from stream_ad.learning import ColdStart
 from stream_ad.learning.cores import threads_each, usable_cores
-from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32
+from stream_ad.learning.data_report import counters, suspicious_values, too_coarse_for_float32
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.truncation import in_company, inlier_probability
 from stream_ad.learning.window import InlierWindow
@@ -238,6 +238,21 @@ def test_repeated_extreme_values_are_reported_as_likely_sentinels() -> None:
     assert suspicious_values(x, ["temperature", "pressure"]) == [
         "temperature: -9999 5 times; if it means 'no reading', list it in schema.missing_values"
     ]
+
+
+def test_features_that_only_count_up_are_reported_machine_by_machine() -> None:
+    rng = np.random.default_rng(0)
+    machine = rng.integers(0, 12, 600)
+    total = np.zeros(600)
+    for one in range(12):
+        own = machine == one
+        total[own] = 1000.0 * one + rng.poisson(2.0, own.sum()).cumsum()
+    total[rng.random(600) < 0.1] = np.nan
+    load, rated_power = rng.normal(size=600), 10.0 * machine
+    x = np.c_[total, load, rated_power]
+    (note,) = counters(x, ["energy_total", "load", "rated_power"], machine)
+    assert note.startswith("energy_total: never falls, like a counter")
+    assert counters(x, ["energy_total", "load", "rated_power"], np.zeros(600, np.int64)) == []
 
 
 def test_a_spread_lost_in_float32_is_reported() -> None:

@@ -80,6 +80,20 @@ def test_a_training_makes_a_model_live_and_cleans_up(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+def test_a_training_names_features_that_only_count_up(tmp_path: Path) -> None:
+    window = InlierWindow(400, 3, 0.01)
+    rows = np.random.default_rng(0).normal(size=(400, 3))
+    rows[:, 1] = np.abs(rows[:, 1]).cumsum()
+    window.add(rows, np.full(400, np.nan))
+    trainer = Trainer(60.0, tmp_path)
+    trainer.start(a_job(tmp_path), window.state())
+    (note,) = outcome_of(trainer).notes
+    assert note.startswith("b: never falls")
+    snapshot = ModelRegistry(str(tmp_path), keep=5).load_live()
+    assert snapshot is not None
+    assert snapshot.report["counters"] == [note]
+
+
 def test_a_burst_that_the_first_training_leaves_out_is_told_of_and_not_stored(tmp_path: Path) -> None:
     """Later windows hold the same rows, and by then most of the others were judged by a model."""
     rows = np.random.default_rng(0).normal(size=(1500, 3))

@@ -8,9 +8,12 @@ from numpy.typing import NDArray
 from stream_ad.detector.temporal import CALENDAR_COLUMNS
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 
 FEWEST_REPEATS = 3
 LEAST_STEPS = 16
+FALLS_SHARE = 0.01
+COUNTER_VALUES = 10
 
 
 def suspicious_values(x: Float64, features: list[str]) -> list[str]:
@@ -48,6 +51,33 @@ def too_coarse_for_float32(x: Float64, features: list[str]) -> list[str]:
         if 0.0 < spread < LEAST_STEPS * step:
             found.append(f"{name}: spread {spread:.3g}, but float32 moves in steps of {step:.3g} there")
     return found
+
+
+def counters(x: Float64, features: list[str], sequence: Int64) -> list[str]:
+    """Columns of x [n, d] that only go up among the rows of one `sequence` [n], such as those of a record key."""
+    return [
+        f"{name}: never falls, like a counter, so all that comes is beyond what was learned; send its change "
+        "instead, or take it out of schema.features"
+        for name, column in zip(features, x.T, strict=True)
+        if never_falls(column[~np.isnan(column)], steps_within(column, sequence))
+    ]
+
+
+def steps_within(column: Float64, sequence: Int64) -> Float64:
+    """Differences from one known value of a column [n] to the next of the same sequence [n]."""
+    order = np.argsort(sequence, kind="stable")
+    order = order[~np.isnan(column[order])]
+    with np.errstate(invalid="ignore"):
+        steps: Float64 = np.diff(column[order])[np.diff(sequence[order]) == 0]
+    return steps[np.isfinite(steps)]
+
+
+def never_falls(known: Float64, steps: Float64, distinct_share: float = 0.0) -> bool:
+    """Whether values do nothing but rise, again and again; a few falls are those of counters that were reset."""
+    if np.count_nonzero(steps > 0.0) < COUNTER_VALUES:
+        return False
+    distinct = len(np.unique(known)) >= max(COUNTER_VALUES, distinct_share * len(known))
+    return distinct and float((steps < 0.0).mean()) <= FALLS_SHARE
 
 
 def unseen_hours(extended: Float64) -> list[str]:

@@ -77,7 +77,7 @@ def run(folder: Path) -> Result:
 
     from stream_ad.detector import Detector, Recipe
     from stream_ad.learning import reference
-    from stream_ad.learning.data_report import burst_left_out
+    from stream_ad.learning.data_report import burst_left_out, counters
     from stream_ad.learning.training import train
     from stream_ad.registry import ModelRegistry, Snapshot
 
@@ -107,8 +107,10 @@ def run(folder: Path) -> Result:
     moved = reference.compare(
         registry, job.reference, job.fingerprint, training.rows, job.false_alarm_rate, detector.device
     )
+    stored = restored(job, arrays)
+    held = stored.inliers.ordered()
+    counting = counters(held.values[:, : len(job.features)], job.features, held.sequence)
     if training.left_out:
-        stored = restored(job, arrays)
         stored.drop(training.left_out)
         arrays |= stored.state()
     snapshot = Snapshot(
@@ -118,7 +120,7 @@ def run(folder: Path) -> Result:
         schema_fingerprint=job.fingerprint,
         features=job.features,
         report=report(job, training.rows, time.time() - started)
-        | {"recurring_rows": training.recurring}
+        | {"recurring_rows": training.recurring, "counters": counting}
         | figures(verdict)
         | asdict(moved),
         verdict={"accepted": verdict.accepted, "reasons": verdict.reasons, "refused_by": list(verdict.refusals)},
@@ -131,7 +133,7 @@ def run(folder: Path) -> Result:
     if verdict.accepted and not registry.publish(version, live_before):
         reasons = [f"{registry.pointer()} was made live while this one trained, by another trainer or by hand"]
     registry.prune(keep_also=registry.reference(job.reference, job.fingerprint))
-    notes = ([moved.reference_note] if moved.reference_note else []) + burst_left_out(detector.left_out)
+    notes = ([moved.reference_note] if moved.reference_note else []) + burst_left_out(detector.left_out) + counting
     return Result(
         version=version,
         accepted=not reasons,

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ad.learning.data_report import never_falls, steps_within
 from stream_ad.proposing import names
 from stream_ad.proposing.table import Column, Path, Table
 from stream_ad.records.numbers import NotANumber, shown, to_number
@@ -44,8 +45,6 @@ FEW_VALUES = 20
 CODE_VALUES = 50
 FLAT = 1e-11
 SEQUENCE_SHARE = 0.9
-FALLS_SHARE = 0.01
-COUNTER_VALUES = 10
 SPARSE = 1000
 """Whole numbers that are all different, with so many times more room than rows, are no readings."""
 EXAMPLES = 3
@@ -264,13 +263,13 @@ def _group_codes(groups: Sequence[Hashable], key: Field | None, rows: int) -> ND
 def _number(one: Field, rows: int, codes: NDArray[np.int64]) -> None:
     """Decide on a field of numbers."""
     known, distinct = one.known, one.distinct
-    steps = _steps(one.numbers, codes)
+    steps = steps_within(one.numbers, codes)
     label = distinct <= max(2, min(FEW_VALUES, len(known) // 2))
     if names.certain_label(one.name):
         one.decide("label", "its name says that it is the answer, not a reading")
     elif names.possible_label(one.name) and label and one.whole:
         one.decide("label", f"its name, and only {distinct} different values: an answer, not a reading")
-    elif (unit := epoch_unit(known)) and (names.time_like(one.name) or _never_falls(known, steps, 8, 0.5)):
+    elif (unit := epoch_unit(known)) and (names.time_like(one.name) or never_falls(known, steps, 0.5)):
         one.decide("time", f"numbers of {unit} since 1970")
     elif one.whole and names.id_like(one.name) and not _is_flag(known):
         one.decide("identifier", f"whole numbers, and its name: {distinct} different ones in {len(known)} rows")
@@ -300,27 +299,13 @@ def _feature(one: Field, known: Float64, rows: int) -> None:
         one.notes.append(f"{one.texts.total()} values are no numbers: {most_common(one.texts)}")
 
 
-def _steps(numbers: Float64, codes: NDArray[np.int64]) -> Float64:
-    """Differences from row to row within each stream."""
-    order = np.argsort(codes, kind="stable")
-    order = order[~np.isnan(numbers[order])]
-    with np.errstate(invalid="ignore"):
-        steps: Float64 = np.diff(numbers[order])[codes[order][1:] == codes[order][:-1]]
-    return steps[np.isfinite(steps)]
-
-
-def _never_falls(known: Float64, steps: Float64, least: int, distinct_share: float) -> bool:
-    enough = len(steps) >= least and len(np.unique(known)) >= max(COUNTER_VALUES, distinct_share * len(known))
-    return enough and float((steps < 0.0).mean()) <= FALLS_SHARE
-
-
 def _counts(one: Field, known: Float64, steps: Float64) -> str:
     """Why a field looks like a counter; an empty text if it does not."""
     if len(steps) >= 8 and one.whole:
         usual, count = Counter(steps.tolist()).most_common(1)[0]
         if usual != 0.0 and count >= SEQUENCE_SHARE * len(steps):
             return f"goes on by {usual:g} from row to row: tomorrow's values are all new"
-    if len(known) >= FEW_ROWS and _never_falls(known, steps, FEW_ROWS // 2, 0.0):
+    if len(known) >= FEW_ROWS and never_falls(known, steps):
         return "never falls: tomorrow's values are all new"
     return ""
 
