@@ -73,6 +73,18 @@ def test_missing_values_are_filled_in_from_the_other_features(detector: Detector
     np.testing.assert_allclose(filled[~missing], rows[~missing], rtol=1e-5)
 
 
+def test_one_sensor_among_two_hundred_that_jumps_is_flagged() -> None:
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(8, 200))
+    rows = rng.normal(size=(900, 8)) @ mixing + rng.normal(size=(900, 200))
+    train, fresh = rows[:600], rows[600:]
+    detector = Detector(0.01, "cpu", recipe=ONCE).fit(train)
+    assert (detector.score(fresh) >= 1.0).mean() <= 0.02
+    jumped = fresh.copy()
+    jumped[np.arange(300), rng.integers(0, 200, 300)] += rng.choice([-18.0, 18.0], 300)
+    assert (detector.score(jumped) >= 1.0).mean() >= 0.95
+
+
 def test_a_gap_does_not_hide_a_fault_in_another_feature(detector: Detector) -> None:
     rows = plant(100, seed=5)
     rows[:, 0] += 8.0

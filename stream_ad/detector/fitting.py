@@ -12,7 +12,15 @@ from torch.nn import functional as F
 from stream_ad.detector.autoencoder import corrupt
 from stream_ad.detector.codebook import GROUPS
 from stream_ad.detector.draws import Draws
-from stream_ad.detector.hierarchical import LIKENESS, NOVELTY, WEIGHTS, HierarchicalDetector, prototypes_for
+from stream_ad.detector.hierarchical import (
+    EXTREME,
+    LARGEST,
+    LIKENESS,
+    NOVELTY,
+    WEIGHTS,
+    HierarchicalDetector,
+    prototypes_for,
+)
 from stream_ad.detector.outskirts import select_outskirts
 from stream_ad.detector.rarity import BINS
 from stream_ad.detector.recipe import Recipe
@@ -234,11 +242,13 @@ def fit_head(stages: Stages, recipe: Recipe, draws: Draws, progress: Progress) -
         parts = detector.parts(inliers, compared)
         low, high = torch.quantile(parts, 0.5, dim=0), torch.quantile(parts, 0.95, dim=0)
         detector.part_low.copy_(low)
+        detector.part_low[LARGEST] = torch.quantile(parts[:, LARGEST], EXTREME)
         detector.part_range.copy_((high - low).clamp(min=0.5))
         # What most inliers have none of must not outweigh all else where some have it.
         detector.part_range[NOVELTY] = torch.maximum(detector.part_range[NOVELTY], 3.0 * compared[:, :2].std(dim=0))
         known = stages.anomalies.shape[0]
-        detector.part_weight[LIKENESS] = sum(weight for _, weight in WEIGHTS) * known / (known + LABELS_AT_HALF)
+        others = sum(weight for _, weight in WEIGHTS[:LARGEST])
+        detector.part_weight[LIKENESS] = others * known / (known + LABELS_AT_HALF)
         flush_denormals(detector)
 
 

@@ -31,14 +31,20 @@ WEIGHTS = (
     ("residual_w_absolute", 0.5),
     ("vae_error", 0.25),
     ("rarity_sum", 0.5),
+    ("residual_v_largest", 2.0),
 )
 """Parts of the raw score: the classifier's logit, what was never seen before, likeness to labelled anomalies (which
 gets its weight with the first of them), and some of the statistics."""
 NOVELTY = slice(1, 3)
 LIKENESS = 3
-"""Where among them novelty and likeness stand."""
+LARGEST = len(WEIGHTS) - 1
+"""Where among them novelty, likeness and the largest residual stand."""
 ORDINARY = 0.5
-"""How far below the median a part can get, in units of the distance from the median to the 95 % quantile."""
+"""How far below the median a part can get, in units of the distance from the median to the 95 % quantile. The largest
+residual counts from `EXTREME` on: one value that is far out hardly moves a mean over hundreds, and of any other row the
+largest says little."""
+EXTREME = 0.99
+"""Quantile of the inliers."""
 
 MOST_CANDIDATES = 16
 """Features of a flagged row that are tried out one by one when it is explained."""
@@ -55,6 +61,7 @@ class HierarchicalDetector(nn.Module):
     part_weight: Tensor
     part_low: Tensor
     part_range: Tensor
+    part_least: Tensor
 
     def __init__(self, n_features: int, prototypes: int, recipe: Recipe, pairs: int = 0, examples: int = 0) -> None:
         super().__init__()
@@ -85,6 +92,8 @@ class HierarchicalDetector(nn.Module):
         self.register_buffer("part_weight", torch.tensor([weight for _, weight in WEIGHTS]))
         self.register_buffer("part_low", torch.zeros(len(WEIGHTS)))
         self.register_buffer("part_range", torch.ones(len(WEIGHTS)))
+        self.register_buffer("part_least", torch.full((len(WEIGHTS),), -ORDINARY), persistent=False)
+        self.part_least[LARGEST] = 0.0
 
     def describe(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [n, d] float64, NaN for missing -> V = [A, R] [n, 2d] without gaps, what is missing [n, d] but for states,
@@ -197,7 +206,8 @@ class HierarchicalDetector(nn.Module):
         strange, so below the median parts soon count the same.
         """
         scaled = (parts - self.part_low) / self.part_range
-        return celu(compress(scaled, 25.0), self.ordinary) @ self.part_weight
+        strange = torch.maximum(celu(compress(scaled, 25.0), self.ordinary), self.part_least)
+        return strange @ self.part_weight
 
     def raw_score(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x [n, d] float64, NaN for missing -> raw score [n], V [n, 2d] without gaps, the reconstruction of A and the

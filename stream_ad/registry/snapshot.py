@@ -23,7 +23,7 @@ Arrays = dict[str, NDArray[np.generic]]
 WEIGHTS_FILE = "weights.safetensors"
 WINDOW_FILE = "window.safetensors"
 MODEL_FILE = "model.json"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Goes up with each change of what a stored model holds, the names and shapes of its weights among it."""
 NEEDED = frozenset(("created_at", "schema_fingerprint", "features", "description", "report", "verdict", "sha256"))
 
