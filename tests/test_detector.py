@@ -235,6 +235,18 @@ def test_a_counter_near_two_thousand_million_keeps_its_movement() -> None:
     assert (detector.score(x) >= 1.0).mean() < 0.03
 
 
+def test_rows_learned_as_text_score_the_same_as_float32() -> None:
+    rng = np.random.default_rng(0)
+    n = 2500
+    constant, state = np.full(n, 23.1), rng.choice([0.1, 0.2, 0.3, 0.7], n)
+    rounded, total = rng.normal(20.0, 1.0, n).round(1), rng.normal(100.0, 5.0, n)
+    rows = np.c_[total, 0.3 * total + rng.normal(size=n), constant, state, rounded]
+    detector = Detector(0.01, "cpu", recipe=ONCE).fit(rows[:2000])
+    np.testing.assert_allclose(
+        detector.score(rows[2000:].astype(np.float32).astype(np.float64)), detector.score(rows[2000:]), atol=1e-3
+    )
+
+
 def test_a_column_in_tiny_units_counts_and_rounding_noise_does_not() -> None:
     rng = np.random.default_rng(0)
     load = rng.normal(size=2400)

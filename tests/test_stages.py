@@ -106,6 +106,20 @@ class TestDescriptors:
         asked = torch.tensor([[-9.0], [0.4], [0.6], [2.4], [2.6], [99.0]], dtype=torch.float64)
         assert ranks.nearest_value(asked).flatten().tolist() == [0.0, 0.0, 1.0, 1.0, 4.0, 4.0]
 
+    def test_a_value_sent_as_text_and_as_float32_is_one(self) -> None:
+        ranks = Ranks(3, 16)
+        # Of the second, the values are nearer to each other than float32 can tell; the third are whole.
+        x = torch.tensor([[0.1, 2.0 - 1e-8, 3e8], [23.1, 2.0, 3e8 + 4.0], [0.7, 2.5, 9.0]], dtype=torch.float64)
+        ranks.fit(x)
+        assert ranks(x)[2].all()
+        as_float32 = x[:, 0].to(torch.float32).to(torch.float64)
+        for column in (as_float32, as_float32 * (1.0 + 1e-7)):
+            asked = torch.stack([column, x[:, 1], x[:, 2]], dim=1)
+            assert torch.equal(ranks(asked)[1], ranks(x)[1])
+            assert ranks(asked)[2].all()
+        others = torch.tensor([[0.10001, 2.0 - 5e-9, 3e8 + 1.0]], dtype=torch.float64)
+        assert not ranks(others)[2].any()
+
     @pytest.mark.parametrize("size", [2, 3, 1000, 1024])
     def test_the_search_by_halves_finds_what_a_search_one_by_one_finds(self, size: int) -> None:
         ranks = Ranks(2, size)
@@ -113,7 +127,7 @@ class TestDescriptors:
         ranks.fit(x)
         beyond = torch.tensor([[-1.0, 1e300], [torch.inf, -torch.inf]], dtype=torch.float64)
         asked = torch.cat([x, beyond]).T.contiguous()
-        expected = torch.searchsorted(ranks.value, asked).clamp(max=size - 1)
+        expected = torch.searchsorted(ranks.upper, asked).clamp(max=size - 1)
         assert torch.equal(ranks.search(asked), expected)
 
 
@@ -171,6 +185,15 @@ class TestRarity:
         assert found.shape == (4,)
         assert float((found - usual)[:2].min()) > 1.5
         assert float((found - usual)[2:].abs().max()) < 0.5
+
+    def test_rounding_moves_no_value_to_another_bin(self) -> None:
+        figures = torch.randn(3000, 4).round(decimals=1)
+        rarity = ConditionalRarity(4, 8)
+        rarity.fit_bins(figures)
+        for moved in (figures + 1e-6, figures - 1e-6):
+            bins = [rarity.bin_of(rarity.above(rarity.group(a))) for a in (figures, moved)]
+            assert torch.equal(*bins)
+            assert bins[0].unique().tolist() == list(range(8))
 
     def test_a_missing_feature_neither_counts_nor_speaks(self, rarity: ConditionalRarity) -> None:
         rows = related(100)

@@ -2,10 +2,13 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stream_ad.detector.products import linear
 
 FLOAT32_MAX = 3.4028234663852886e38
+FLOAT32_ROUNDING = 4.0 * 2.0**-23
+"""Relative. So far two values may be apart that are one, sent once as text and once as float32."""
 
 
 def soft_clip(v: Tensor) -> Tensor:
@@ -80,6 +83,8 @@ class Ranks(nn.Module):
     """
 
     value: Tensor
+    lower: Tensor
+    upper: Tensor
     score_at: Tensor
     score_below: Tensor
 
@@ -88,6 +93,9 @@ class Ranks(nn.Module):
         self.first_step = (1 << (size - 1).bit_length()) // 2
         # A table of values in ascending order for each feature; what is left of it is infinite.
         self.register_buffer("value", torch.full((n_features, size), torch.inf, dtype=torch.float64))
+        # From where to where a value is the one in the table.
+        self.register_buffer("lower", self.value.clone())
+        self.register_buffer("upper", self.value.clone())
         self.register_buffer("score_at", torch.zeros(n_features, size))
         self.register_buffer("score_below", torch.zeros(n_features, size))
 
@@ -114,7 +122,8 @@ class Ranks(nn.Module):
                 value, upper, lower = value[pick], upper[pick], lower[pick]
             k = value.shape[0]
             between = 0.5 * (lower + torch.cat([torch.zeros_like(upper[:1]), upper[:-1]]))
-            self.value[j, :k] = value
+            reach = rounding(value)
+            self.value[j, :k], self.lower[j, :k], self.upper[j, :k] = value, value - reach, value + reach
             self.score_at[j, :k] = normal_score(0.5 * (lower + upper), n)
             self.score_below[j, :k] = normal_score(between, n)
             self.score_below[j, k:] = normal_score(upper[-1:], n)
@@ -125,7 +134,7 @@ class Ranks(nn.Module):
         is the value there [d, n]."""
         columns = x.T.contiguous()
         place = self.search(columns)
-        known = self.value.gather(1, place) == columns
+        known = self.lower.gather(1, place) <= columns
         score = torch.where(known, self.score_at.gather(1, place), self.score_below.gather(1, place))
         return score.T, place, known
 
@@ -137,7 +146,8 @@ class Ranks(nn.Module):
         return torch.where(above - columns < (columns - below).abs(), above, below).T
 
     def search(self, columns: Tensor) -> Tensor:
-        """Values [d, n] -> the first place in the table of their feature that is not below them, or the last [d, n].
+        """Values [d, n] -> the first place in the table of their feature that is not below them, but for rounding, or
+        the last [d, n].
 
         As `torch.searchsorted`, which takes them one by one and guesses wrong at every other step: by halves, all at
         once, it is three times as fast.
@@ -146,10 +156,19 @@ class Ranks(nn.Module):
         place = torch.zeros_like(columns, dtype=torch.int64)
         step = self.first_step
         while step > 0:
-            below = self.value.gather(1, (place + (step - 1)).clamp(max=last)) < columns
+            below = self.upper.gather(1, (place + (step - 1)).clamp(max=last)) < columns
             place = torch.add(place, below, alpha=step)
             step = step // 2
         return place.clamp(max=last)
+
+
+def rounding(value: Tensor) -> Tensor:
+    """How far off each of the values [k], in ascending order, is still itself: as rounding to float32 may move it, but
+    well short of the next. Whole numbers are not moved."""
+    if bool((value == value.round()).all()):
+        return torch.zeros_like(value)
+    gap = F.pad(value[1:] - value[:-1], [1, 1], value=torch.inf)
+    return torch.minimum(FLOAT32_ROUNDING * value.abs(), 0.25 * torch.minimum(gap[1:], gap[:-1]))
 
 
 def normal_score(rank: Tensor, n: int) -> Tensor:

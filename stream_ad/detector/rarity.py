@@ -50,11 +50,12 @@ class ConditionalRarity(nn.Module):
         by_bin = self.edges.view(self.groups, BINS - 1, self.members)
         for j in range(self.n_features):
             value = torch.unique(a[:, j])
-            if value.shape[0] <= BINS:
-                edges = 0.5 * (value[1:] + value[:-1])
-            else:
-                edges = torch.unique(torch.quantile(a[:, j], wanted))
-            by_bin[j % self.groups, : edges.shape[0], j // self.groups] = edges
+            between = 0.5 * (value[1:] + value[:-1])
+            if value.shape[0] > BINS:
+                # Never at a value: rounding would move it from bin to bin.
+                place = torch.searchsorted(value, torch.quantile(a[:, j], wanted), right=True) - 1
+                between = between[torch.unique(place.clamp(max=between.shape[0] - 1))]
+            by_bin[j % self.groups, : between.shape[0], j // self.groups] = between
         count = F.one_hot(self.bin_of(self.above(self.group(a))), BINS).sum(dim=1).transpose(1, 2)
         bins = torch.arange(BINS, device=a.device)[None, :, None]
         share = (count + 0.5) * (bins <= torch.isfinite(by_bin).sum(dim=1, keepdim=True))
