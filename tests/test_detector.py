@@ -101,6 +101,18 @@ def machine(n: int, seed: int, gaps: float) -> np.ndarray:
     return rows
 
 
+@pytest.mark.parametrize("known", [0, 20])
+def test_a_sensor_that_comes_after_the_training_is_not_judged(known: int) -> None:
+    rows = np.c_[plant(2500), 50.0 + plant(2500, seed=9)[:, 0]]
+    rows[known:2000, -1] = np.nan
+    detector = Detector(0.01, "cpu", recipe=ONCE).fit(rows[:2000])
+    without = rows[2000:].copy()
+    without[:, -1] = np.nan
+    np.testing.assert_array_equal(detector.score(rows[2000:]), detector.score(without))
+    assert (detector.score(without) >= 1.0).mean() <= 0.03
+    assert (detector.explain(rows[2000:2003])[1][:, -1] < 1e-6).all()
+
+
 @pytest.mark.parametrize("gaps_in_training", [0.0, 0.1])
 def test_a_missing_state_is_one_that_goes_with_the_others(gaps_in_training: float) -> None:
     known = Detector(0.01, "cpu", recipe=TINY).fit(machine(2000, 0, gaps_in_training))
@@ -112,6 +124,13 @@ def test_a_missing_state_is_one_that_goes_with_the_others(gaps_in_training: floa
     expected, share = known.explain(np.array([[0.0, 0.0, 3.0, 5.0, 0.0]]))
     assert np.abs(expected[0, 2] - [4.0, 6.0]).min() < 1e-6
     assert share[0].argmax() == 2
+
+
+def test_a_sensor_that_comes_late_in_the_training_raises_no_alarms() -> None:
+    rows = plant(4000)
+    rows[:2600, 0] = np.nan
+    detector = Detector(0.01, "cpu", recipe=SHORT).fit(rows[:3000])
+    assert (detector.score(rows[3000:]) >= 1.0).mean() <= 0.02
 
 
 def test_infinities_and_numbers_beyond_float32_are_flagged(detector: Detector) -> None:

@@ -9,6 +9,8 @@ from stream_ad.detector.products import linear
 FLOAT32_MAX = 3.4028234663852886e38
 FLOAT32_ROUNDING = 4.0 * 2.0**-23
 """Relative. So far two values may be apart that are one, sent once as text and once as float32."""
+FEWEST_VALUES = 30
+"""A feature with fewer in the window, or in less than a quarter of a small one, counts as missing."""
 
 
 def soft_clip(v: Tensor) -> Tensor:
@@ -32,19 +34,22 @@ class Standardise(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    unknown: Tensor
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
         self.largest = FLOAT32_MAX
         self.register_buffer("mean", torch.zeros(n_features, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(n_features, dtype=torch.float64))
+        self.register_buffer("unknown", torch.zeros(n_features, dtype=torch.bool))
 
     def fit(self, x: Tensor) -> None:
         """Learn centre and spread from x [n, d] float64, NaN allowed.
 
         A few wild values (an unlisted sentinel of -9999) must not set the spread, so values are first cut at
         five times the range of the middle 90 %. A column whose spread is rounding error is constant; its unit
-        is then one hundredth of its value, so that leaving the constant is seen and rounding is not.
+        is then one hundredth of its value, so that leaving the constant is seen and rounding is not. Of a feature
+        with next to no values nothing is known: it is missing wherever it comes.
         """
         low, middle, high = nan_quantiles(x, (0.05, 0.5, 0.95))
         reach = 5.0 * (high - low)
@@ -57,13 +62,14 @@ class Standardise(nn.Module):
         constant = ~(scale > rounding)
         unit = torch.where(mean.abs() > 0.0, 0.01 * mean.abs(), torch.ones_like(mean))
         self.mean.copy_(torch.nan_to_num(mean))
+        self.unknown.copy_((~torch.isnan(x)).sum(dim=0) < min(FEWEST_VALUES, x.shape[0] // 4))
         self.scale.copy_(torch.where(constant, torch.nan_to_num(unit, nan=1.0), scale).clamp(min=1e-300))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [n, d] float64 with NaN for missing -> A [n, d] float32, NaN where x has it; 0 for all that is the mean
-        but for a millionth of the spread, such as the rounding error of a constant."""
+        """x [n, d] float64 with NaN for missing -> A [n, d] float32, NaN where x has it or the feature is not known; 0
+        for all that is the mean but for a millionth of the spread, such as the rounding error of a constant."""
         v = ((x - self.mean) / self.scale).to(torch.float32)
-        v = torch.where(v.abs() < 1e-6, torch.zeros_like(v), v)
+        v = torch.where(self.unknown, torch.nan, torch.where(v.abs() < 1e-6, 0.0, v))
         return soft_clip(v.clamp(-self.largest, self.largest))
 
     def without_rounding(self, x: Tensor, a: Tensor) -> Tensor:

@@ -144,10 +144,13 @@ def fit_and_hold_out(
     else:
         folds = recipe.cross_fit_folds
         fold = blocks_to_folds(n, folds, seed).to(x.device)
-        held = []
+        held, unknown = [], torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
         for i in range(folds):
             part = fit_stages(x[fold != i], anomalies, recipe, draws, part_of(progress, i, folds + 1))[0]
             held.append(held_out(part, x, flagged, fold, i))
+            unknown |= part.standardise.unknown
+        # Features that came so late that only rows which do not know them are left to calibrate by.
+        x = torch.where(unknown, torch.nan, x)
         detector, outliers = fit_stages(x, anomalies, recipe, draws, part_of(progress, folds, folds + 1))
         trained_on = measure(detector, torch.cat([x, flagged.rows]))
     statistics, compared, is_flagged = (torch.cat(each) for each in zip(*held, strict=True))
@@ -259,13 +262,14 @@ def weighted(anomalies: Tensor, synthetic: int) -> Tensor:
 
 def fit_descriptors(detector: HierarchicalDetector, x: Tensor) -> Tensor:
     """Fit what describes a row before anything is trained; return V [n, 2d] of the training rows."""
-    missing = torch.isnan(x)
     with torch.no_grad():
         detector.standardise.fit(x)
         a = detector.standardise(x)
+        missing = torch.isnan(a)
         detector.impute.fit(a)
-        distinct = detector.ranks.fit(detector.standardise.without_rounding(x, a))
-        v, place, _ = detector.fill(x)
+        known = torch.where(missing, torch.nan, detector.standardise.without_rounding(x, a))
+        distinct = detector.ranks.fit(known)
+        v, _, place, _ = detector.fill(x)
         detector.novelty.fit(place, distinct, missing)
         detector.whiten.fit(v[:, : x.shape[1]])
     return v

@@ -6,6 +6,7 @@ from stream_ad.learning.cores import threads_each, usable_cores
 from stream_ad.learning.data_report import (
     burst_left_out,
     counters,
+    hardly_known,
     suspicious_values,
     too_coarse_for_float32,
     unseen_hours,
@@ -28,6 +29,7 @@ __all__ = [
     "Outcome",
     "burst_left_out",
     "counters",
+    "hardly_known",
     "read_labels",
     "suspicious_values",
     "threads_each",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ad.detector.descriptors import FEWEST_VALUES
 from stream_ad.detector.temporal import CALENDAR_COLUMNS
 
 Float64 = NDArray[np.float64]
@@ -51,6 +52,17 @@ def too_coarse_for_float32(x: Float64, features: list[str]) -> list[str]:
         if 0.0 < spread < LEAST_STEPS * step:
             found.append(f"{name}: spread {spread:.3g}, but float32 moves in steps of {step:.3g} there")
     return found
+
+
+def hardly_known(x: Float64, features: list[str]) -> list[str]:
+    """Columns of x [n, d] with so few values that the detector takes them for missing."""
+    counts = np.count_nonzero(~np.isnan(x), axis=0).tolist()
+    return [
+        f"{name}: {count} values in {len(x)} rows are too few to judge others by: it counts as missing until a model "
+        f"has seen {FEWEST_VALUES}"
+        for name, count in zip(features, counts, strict=True)
+        if count < FEWEST_VALUES <= len(x)
+    ]
 
 
 def counters(x: Float64, features: list[str], sequence: Int64) -> list[str]:

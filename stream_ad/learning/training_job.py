@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_ad.records import Context
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from stream_ad.detector import Detector
     from stream_ad.detector.detector import Device
     from stream_ad.learning.gate import Verdict
-    from stream_ad.learning.window import InlierWindow
+    from stream_ad.learning.window import InlierWindow, Rows
     from stream_ad.registry import ModelRegistry
 
 JOB_FILE = "job.json"
@@ -77,7 +78,7 @@ def run(folder: Path) -> Result:
 
     from stream_ad.detector import Detector, Recipe
     from stream_ad.learning import reference
-    from stream_ad.learning.data_report import burst_left_out, counters
+    from stream_ad.learning.data_report import burst_left_out
     from stream_ad.learning.training import train
     from stream_ad.registry import ModelRegistry, Snapshot
 
@@ -108,8 +109,7 @@ def run(folder: Path) -> Result:
         registry, job.reference, job.fingerprint, training.rows, job.false_alarm_rate, detector.device
     )
     stored = restored(job, arrays)
-    held = stored.inliers.ordered()
-    counting = counters(held.values[:, : len(job.features)], job.features, held.sequence)
+    told = report(job, training.rows, stored.inliers.ordered(), time.time() - started)
     if training.left_out:
         stored.drop(training.left_out)
         arrays |= stored.state()
@@ -119,10 +119,7 @@ def run(folder: Path) -> Result:
         description=detector.description(),
         schema_fingerprint=job.fingerprint,
         features=job.features,
-        report=report(job, training.rows, time.time() - started)
-        | {"recurring_rows": training.recurring, "counters": counting}
-        | figures(verdict)
-        | asdict(moved),
+        report=told | {"recurring_rows": training.recurring} | figures(verdict) | asdict(moved),
         verdict={"accepted": verdict.accepted, "reasons": verdict.reasons, "refused_by": list(verdict.refusals)},
         created_at=time.time(),
         window=arrays,
@@ -133,7 +130,8 @@ def run(folder: Path) -> Result:
     if verdict.accepted and not registry.publish(version, live_before):
         reasons = [f"{registry.pointer()} was made live while this one trained, by another trainer or by hand"]
     registry.prune(keep_also=registry.reference(job.reference, job.fingerprint))
-    notes = ([moved.reference_note] if moved.reference_note else []) + burst_left_out(detector.left_out) + counting
+    notes = [moved.reference_note] if moved.reference_note else []
+    notes += burst_left_out(detector.left_out) + told["counters"] + told["hardly_known"]
     return Result(
         version=version,
         accepted=not reasons,
@@ -174,21 +172,27 @@ def figures(verdict: Verdict) -> dict[str, Any]:
     return {"alert_rate": verdict.alert_rate, "auroc": verdict.auroc, "live_auroc": verdict.live_auroc}
 
 
-def report(job: Job, rows: np.ndarray[Any, np.dtype[np.float64]], seconds: float) -> dict[str, Any]:
-    """The training report that is stored with the model: on the features themselves, whatever extends them."""
-    from stream_ad.learning.data_report import suspicious_values, too_coarse_for_float32, unseen_hours
+def report(job: Job, rows: NDArray[np.float64], inliers: Rows, seconds: float) -> dict[str, Any]:
+    """The training report that is stored with the model: on the features themselves, whatever extends them.
+
+    `rows` are those of the training; only the window's `inliers` know which of them follow each other.
+    """
+    from stream_ad.learning import data_report
     from stream_ad.learning.gate import distinct_rows
 
-    calendar = unseen_hours(rows) if job.context["calendar"] else []
-    rows = rows[:, : len(job.features)]
+    calendar = data_report.unseen_hours(rows) if job.context["calendar"] else []
+    features = job.features
+    rows, values = rows[:, : len(features)], inliers.values[:, : len(features)]
     return {
         "trigger": job.trigger,
         "rows": len(rows),
         "distinct_rows_share": len(distinct_rows(rows)) / max(1, len(rows)),
         "seconds": seconds,
-        "missing_share": dict(zip(job.features, np.isnan(rows).mean(axis=0).tolist(), strict=True)),
-        "suspicious_values": suspicious_values(rows, job.features),
-        "coarse_in_float32": too_coarse_for_float32(rows, job.features),
+        "missing_share": dict(zip(features, np.isnan(rows).mean(axis=0).tolist(), strict=True)),
+        "hardly_known": data_report.hardly_known(rows, features),
+        "suspicious_values": data_report.suspicious_values(rows, features),
+        "counters": data_report.counters(values, features, inliers.sequence),
+        "coarse_in_float32": data_report.too_coarse_for_float32(rows, features),
         "calendar": calendar,
     }
 
