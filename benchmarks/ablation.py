@@ -130,6 +130,7 @@ VARIANTS: dict[str, Method] = {
     "without VAE": partial(without, statistics=VAE),
     "without conditional rarity": partial(without, statistics=RARITY),
     "without novelty": partial(without, statistics=NOVELTY),
+    "without relations": partial(without, statistics=("relations",)),
     "without code-book": partial(without, statistics=CODE_BOOK),
     "without classifier": partial(without, logit=False),
     "without ranks": partial(without, patched="ranks"),
@@ -137,6 +138,6 @@ VARIANTS: dict[str, Method] = {
     "any rows for outskirts": partial(without, patched="outskirts"),
     "Gaussian noise for synthesis": partial(without, outliers=gaussian_noise),
     "uniform noise for synthesis": partial(without, outliers=uniform_noise),
-    "residuals alone": partial(without, statistics=(*VAE, *RARITY, *NOVELTY, *CODE_BOOK), logit=False),
+    "residuals alone": partial(without, statistics=(*VAE, *RARITY, *NOVELTY, *CODE_BOOK, "relations"), logit=False),
     "classifier alone": partial(without, statistics=tuple(name for name, _ in WEIGHTS if name not in NAMES)),
 }

@@ -85,6 +85,18 @@ def test_one_sensor_among_two_hundred_that_jumps_is_flagged() -> None:
     assert (detector.score(jumped) >= 1.0).mean() >= 0.95
 
 
+def test_twin_sensors_that_part_are_flagged_though_each_looks_as_ever() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(3000, 3)) @ rng.normal(size=(3, 20)) + 0.3 * rng.normal(size=(3000, 20))
+    rows = np.c_[rows, rows[:, 0] + 0.01 * rng.normal(size=3000)]
+    detector = Detector(0.01, "cpu", recipe=ONCE).fit(rows[:2000])
+    assert (detector.score(rows[2000:]) >= 1.0).mean() <= 0.02
+    parted = rows[2000:].copy()
+    parted[:, -1] += 0.5 * rows[:, -1].std()
+    assert (detector.score(parted) >= 1.0).mean() >= 0.95
+    assert np.isin(detector.explain(parted[:100])[1].argmax(axis=1), [0, 20]).mean() >= 0.9
+
+
 def test_a_gap_does_not_hide_a_fault_in_another_feature(detector: Detector) -> None:
     rows = plant(100, seed=5)
     rows[:, 0] += 8.0

@@ -20,6 +20,7 @@ from stream_ad.detector.novelty import LEAST_SURPRISE, Novelty, good_turing
 from stream_ad.detector.outskirts import LatentSpread, select_outskirts
 from stream_ad.detector.products import FEWEST, Linear, batched, linear, worthwhile
 from stream_ad.detector.rarity import GROUPS, ConditionalRarity
+from stream_ad.detector.relations import Relations
 from stream_ad.detector.statistics import NAMES, NormaliseStatistics, celu, compress
 from stream_ad.detector.synthesis import Synthesiser
 from stream_ad.detector.vae import VariationalAutoencoder, divergence
@@ -163,6 +164,42 @@ class TestImputation:
         filled = impute(gaps)
         assert float((filled[:, 1] - rows[:, 1]).abs().mean()) < 0.2
         torch.testing.assert_close(filled[:, [0, 2, 3]], rows[:, [0, 2, 3]])
+
+
+class TestRelations:
+    @staticmethod
+    def twins(n: int, seed: int) -> Tensor:
+        """Two thermometers that agree to a thousandth, and a sensor that has nothing to do with them."""
+        generator = torch.Generator().manual_seed(seed)
+        first, other, noise = torch.randn(3, n, generator=generator)
+        return torch.stack([first, first + 0.001 * noise, other], dim=1)
+
+    def test_a_small_difference_between_twins_is_large_and_alike_for_all_other_rows(self) -> None:
+        relations = Relations(3)
+        relations.fit(self.twins(2000, 0))
+        nothing = torch.zeros(500, 3, dtype=torch.bool)
+        usual = relations(self.twins(500, 1), nothing)
+        apart = self.twins(500, 1)
+        apart[:, 1] += 0.3
+        assert usual.shape == (500,)
+        assert float(relations(apart, nothing).min()) > float(usual.max())
+        moved = self.twins(500, 1) + torch.tensor([2.0, 2.0, 0.0])
+        assert float(relations(moved, nothing).mean()) < float(usual.max())
+
+    def test_what_is_missing_breaks_no_relation(self) -> None:
+        relations = Relations(3)
+        relations.fit(self.twins(2000, 0))
+        apart = torch.tensor([[0.0, 9.0, 0.0]])
+        both = torch.tensor([[True, True, False]])
+        assert float(relations(apart, both)) < 1.0 < float(relations(apart, ~both))
+
+    @pytest.mark.parametrize("n", [1, 3, 20])
+    def test_fewer_rows_than_features_are_enough(self, n: int) -> None:
+        relations = Relations(20)
+        relations.fit(torch.randn(n, 20))
+        found = relations(torch.randn(50, 20), torch.zeros(50, 20, dtype=torch.bool))
+        assert bool(torch.isfinite(found).all())
+        assert float(found.min()) >= 0.0
 
 
 class TestRarity:

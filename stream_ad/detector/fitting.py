@@ -13,10 +13,10 @@ from stream_ad.detector.autoencoder import corrupt
 from stream_ad.detector.codebook import GROUPS
 from stream_ad.detector.draws import Draws
 from stream_ad.detector.hierarchical import (
-    EXTREME,
-    LARGEST,
+    EXTREMES,
     LIKENESS,
     NOVELTY,
+    PARTS,
     WEIGHTS,
     HierarchicalDetector,
     prototypes_for,
@@ -120,7 +120,7 @@ class Stages:
     statistics: Tensor
     """[n, 16] of rows held out, flagged ones among them."""
     compared: Tensor
-    """[n, 3] novelty and likeness."""
+    """[n, 4] novelty, likeness and broken relations."""
     is_flagged: Tensor
     """[n]"""
     anomalies: Tensor
@@ -205,6 +205,7 @@ def fit_stages(
     v = fit_codebook(detector, x, fit_descriptors(detector, x), draws)
     with torch.no_grad():
         w = detector.whiten(v[:, :d])
+        detector.relations.fit(v[:, :d])
         detector.rarity.fit_bins(v[:, :d])
         known = detector.describe(anomalies)[0]
         detector.examples.fit(detector.position(known, detector.whiten(known[:, :d])))
@@ -245,12 +246,14 @@ def fit_head(stages: Stages, recipe: Recipe, draws: Draws, progress: Progress) -
         parts = detector.parts(inliers, compared)
         low, high = torch.quantile(parts, 0.5, dim=0), torch.quantile(parts, 0.95, dim=0)
         detector.part_low.copy_(low)
-        detector.part_low[LARGEST] = torch.quantile(parts[:, LARGEST], EXTREME)
+        for name, quantile in EXTREMES.items():
+            part = PARTS.index(name)
+            detector.part_low[part] = torch.quantile(parts[:, part], quantile)
         detector.part_range.copy_((high - low).clamp(min=0.5))
         # What most inliers have none of must not outweigh all else where some have it.
         detector.part_range[NOVELTY] = torch.maximum(detector.part_range[NOVELTY], 3.0 * compared[:, :2].std(dim=0))
         known = stages.anomalies.shape[0]
-        others = sum(weight for _, weight in WEIGHTS[:LARGEST])
+        others = sum(weight for name, weight in WEIGHTS if name not in EXTREMES)
         detector.part_weight[LIKENESS] = others * known / (known + LABELS_AT_HALF)
         flush_denormals(detector)
 

@@ -15,6 +15,7 @@ from stream_ad.detector.novelty import Novelty
 from stream_ad.detector.outskirts import LatentSpread
 from stream_ad.detector.rarity import ConditionalRarity
 from stream_ad.detector.recipe import Recipe
+from stream_ad.detector.relations import Relations
 from stream_ad.detector.statistics import NAMES, NormaliseStatistics, celu, compress
 from stream_ad.detector.vae import VariationalAutoencoder, divergence
 
@@ -23,6 +24,7 @@ WEIGHTS = (
     ("unseen_value", 0.75),
     ("unseen_pairs", 0.5),
     ("likeness", 0.0),
+    ("relations", 4.0),
     ("nearest_prototype", 1.0),
     ("nearest_by_group", 0.5),
     ("relative_distance", 0.75),
@@ -34,17 +36,15 @@ WEIGHTS = (
     ("residual_v_largest", 2.0),
 )
 """Parts of the raw score: the classifier's logit, what was never seen before, likeness to labelled anomalies (which
-gets its weight with the first of them), and some of the statistics."""
+gets its weight with the first of them), broken relations, and some of the statistics."""
+PARTS = [name for name, _ in WEIGHTS]
 NOVELTY = slice(1, 3)
-LIKENESS = 3
-LARGEST = len(WEIGHTS) - 1
-"""Where among them novelty, likeness and the largest residual stand."""
+LIKENESS = PARTS.index("likeness")
+EXTREMES = {"relations": 0.999, "residual_v_largest": 0.99}
+"""Parts that count from this quantile of the inliers on: one feature that is far out hardly moves a mean over hundreds,
+while of any other row the largest of many numbers says little."""
 ORDINARY = 0.5
-"""How far below the median a part can get, in units of the distance from the median to the 95 % quantile. The largest
-residual counts from `EXTREME` on: one value that is far out hardly moves a mean over hundreds, and of any other row the
-largest says little."""
-EXTREME = 0.99
-"""Quantile of the inliers."""
+"""How far below the median the other parts can get, in units of the distance from the median to the 95 % quantile."""
 
 MOST_CANDIDATES = 16
 """Features of a flagged row that are tried out one by one when it is explained."""
@@ -70,6 +70,7 @@ class HierarchicalDetector(nn.Module):
         self.ranks = Ranks(n_features, recipe.rank_table)
         self.novelty = Novelty(n_features, pairs)
         self.whiten = Whiten(n_features)
+        self.relations = Relations(n_features)
         self.autoencoder_v = Autoencoder(2 * n_features, recipe.autoencoder_width, recipe.code_size)
         self.autoencoder_w = Autoencoder(n_features, recipe.autoencoder_width, recipe.code_size)
         self.rarity = ConditionalRarity(n_features, recipe.rarity_width)
@@ -93,7 +94,7 @@ class HierarchicalDetector(nn.Module):
         self.register_buffer("part_low", torch.zeros(len(WEIGHTS)))
         self.register_buffer("part_range", torch.ones(len(WEIGHTS)))
         self.register_buffer("part_least", torch.full((len(WEIGHTS),), -ORDINARY), persistent=False)
-        self.part_least[LARGEST] = 0.0
+        self.part_least[[PARTS.index(name) for name in EXTREMES]] = 0.0
 
     def describe(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [n, d] float64, NaN for missing -> V = [A, R] [n, 2d] without gaps, what is missing [n, d] but for states,
@@ -178,22 +179,24 @@ class HierarchicalDetector(nn.Module):
         """V [n, 2d] and W [n, d] -> [n, 2d] in which two rows are as far apart as in [V, W]."""
         return torch.cat([v[:, self.n_features :], self.whiten.both(w)], dim=1)
 
-    def likeness(self, v: Tensor, statistics: Tensor) -> Tensor:
-        """V [n, 2d] and statistics [n, 16] -> likeness to labelled anomalies [n, 1]."""
+    def compare(self, v: Tensor, missing: Tensor, novel: Tensor, statistics: Tensor) -> Tensor:
+        """V [n, 2d], what is missing [n, d], what is novel [n, 2], and statistics [n, 16] -> the parts that are no
+        statistics: novelty, likeness to labelled anomalies, and broken relations [n, 4]."""
+        a = v[:, : self.n_features]
         if self.examples.count == 0:
-            return torch.zeros_like(v[:, :1])
-        position = self.position(v, self.whiten(v[:, : self.n_features]))
-        likeness: Tensor = self.examples(position, statistics[:, self.nearest_column])
-        return likeness[:, None]
+            likeness = torch.zeros_like(v[:, 0])
+        else:
+            likeness = self.examples(self.position(v, self.whiten(a)), statistics[:, self.nearest_column])
+        return torch.cat([novel, likeness[:, None], self.relations(a, missing)[:, None]], dim=1)
 
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [n, d] float64, NaN for missing -> statistics [n, 16], and novelty and likeness [n, 3]."""
+        """x [n, d] float64, NaN for missing -> statistics [n, 16], and what `compare` says [n, 4]."""
         v, missing, novel = self.describe(x)
         statistics = self.statistics(v, missing)[0]
-        return statistics, torch.cat([novel, self.likeness(v, statistics)], dim=1)
+        return statistics, self.compare(v, missing, novel, statistics)
 
     def parts(self, statistics: Tensor, compared: Tensor) -> Tensor:
-        """Statistics [n, 16], and novelty and likeness [n, 3] -> the parts of the raw score [n, p]."""
+        """Statistics [n, 16], and what `compare` says [n, 4] -> the parts of the raw score [n, p]."""
         normalised = self.normalise(statistics)
         logit = self.classifier(normalised)
         return torch.cat([logit[:, None], compared, normalised[:, self.part_columns]], dim=1)
@@ -213,8 +216,7 @@ class HierarchicalDetector(nn.Module):
         conditional rarity of each feature, both [n, d]."""
         v, missing, novel = self.describe(x)
         statistics, reconstruction, rarity = self.statistics(v, missing)
-        compared = torch.cat([novel, self.likeness(v, statistics)], dim=1)
-        raw = self.combine(self.parts(statistics, compared))
+        raw = self.combine(self.parts(statistics, self.compare(v, missing, novel, statistics)))
         return raw, v, reconstruction, rarity
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
