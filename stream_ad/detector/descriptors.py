@@ -49,7 +49,7 @@ class Standardise(nn.Module):
         A few wild values (an unlisted sentinel of -9999) must not set the spread, so values are first cut at
         five times the range of the middle 90 %. A column whose spread is rounding error is constant; its unit
         is then one hundredth of its value, so that leaving the constant is seen and rounding is not. Of a feature
-        with next to no values nothing is known: it is missing wherever it comes.
+        with next to no values nothing is known: it is its mean wherever it comes.
         """
         low, middle, high = nan_quantiles(x, (0.05, 0.5, 0.95))
         reach = 5.0 * (high - low)
@@ -66,11 +66,15 @@ class Standardise(nn.Module):
         self.scale.copy_(torch.where(constant, torch.nan_to_num(unit, nan=1.0), scale).clamp(min=1e-300))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [n, d] float64 with NaN for missing -> A [n, d] float32, NaN where x has it or the feature is not known; 0
-        for all that is the mean but for a millionth of the spread, such as the rounding error of a constant."""
+        """x [n, d] float64 with NaN for missing -> A [n, d] float32, NaN where x has it; 0 for all that is the mean
+        but for a millionth of the spread, such as the rounding error of a constant, and of an unknown feature."""
         v = ((x - self.mean) / self.scale).to(torch.float32)
-        v = torch.where(self.unknown, torch.nan, torch.where(v.abs() < 1e-6, 0.0, v))
+        v = torch.where((v.abs() < 1e-6) | self.unknown, 0.0, v)
         return soft_clip(v.clamp(-self.largest, self.largest))
+
+    def missing(self, x: Tensor) -> Tensor:
+        """x [n, d] float64, NaN for missing -> what says nothing: it is not there, or nothing is known of it [n, d]."""
+        return torch.isnan(x) | self.unknown
 
     def without_rounding(self, x: Tensor, a: Tensor) -> Tensor:
         """x [n, d] and its A -> x with the mean where A is 0: a constant, however it was computed, is one value."""

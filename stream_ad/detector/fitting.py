@@ -268,11 +268,11 @@ def fit_descriptors(detector: HierarchicalDetector, x: Tensor) -> Tensor:
     with torch.no_grad():
         detector.standardise.fit(x)
         a = detector.standardise(x)
-        missing = torch.isnan(a)
+        missing = detector.standardise.missing(x)
         detector.impute.fit(a)
         known = torch.where(missing, torch.nan, detector.standardise.without_rounding(x, a))
         distinct = detector.ranks.fit(known)
-        v, _, place, _ = detector.fill(x)
+        v, place, _ = detector.fill(x)
         detector.novelty.fit(place, distinct, missing)
         detector.whiten.fit(v[:, : x.shape[1]])
     return v

@@ -99,16 +99,17 @@ class HierarchicalDetector(nn.Module):
     def describe(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [n, d] float64, NaN for missing -> V = [A, R] [n, 2d] without gaps, what is missing [n, d] but for states,
         which are known well enough, and what is novel in it [n, 2]."""
-        v, missing, place, in_table = self.fill(self.with_states(x))
-        return v, missing, self.novelty(place, in_table, torch.isnan(x))
+        known = self.with_states(x)
+        v, place, in_table = self.fill(known)
+        return v, self.standardise.missing(known), self.novelty(place, in_table, torch.isnan(x))
 
-    def fill(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x [n, d] float64, NaN for missing -> V [n, 2d] without gaps, what is missing [n, d], and as `Ranks` tells
-        them the place of each value in its table and whether it is the value there, both [d, n]."""
+    def fill(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [n, d] float64, NaN for missing -> V [n, 2d] without gaps, and as `Ranks` tells them the place of each
+        value in its table and whether it is the value there, both [d, n]."""
         a = self.standardise(x)
         filled = self.impute(a)
         rank, place, in_table = self.ranks(self.settle(x, a, filled))
-        return torch.cat([filled, rank], dim=1), torch.isnan(a), place, in_table
+        return torch.cat([filled, rank], dim=1), place, in_table
 
     def with_states(self, x: Tensor) -> Tensor:
         """x [n, d] float64, NaN for missing -> the same with the missing ones among states, codes and switches.
