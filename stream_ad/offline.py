@@ -98,7 +98,7 @@ def train(config: Config, progress: ProgressReport) -> Trained:
     features = list(schema.features)
     values = x[:, : len(features)]
     notes = suspicious_values(values, features) + too_coarse_for_float32(values, features)
-    notes += counters(values, features, sequence) + hardly_known(values, features)
+    notes += counters(values, features, sequence) + hardly_known(values, features, detector.unknown[: len(features)])
     notes += (unseen_hours(x) if schema.calendar else []) + burst_left_out(detector.left_out)
     version = registry.save(
         Snapshot(

@@ -9,7 +9,7 @@ import pytest
 
 from stream_ad.learning import ColdStart
 from stream_ad.learning.cores import threads_each, usable_cores
-from stream_ad.learning.data_report import counters, hardly_known, suspicious_values, too_coarse_for_float32
+from stream_ad.learning.data_report import counters, suspicious_values, too_coarse_for_float32
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.truncation import in_company, inlier_probability
 from stream_ad.learning.window import InlierWindow
@@ -253,14 +253,6 @@ def test_features_that_only_count_up_are_reported_machine_by_machine() -> None:
     (note,) = counters(x, ["energy_total", "load", "rated_power"], machine)
     assert note.startswith("energy_total: never falls, like a counter")
     assert counters(x, ["energy_total", "load", "rated_power"], np.zeros(600, np.int64)) == []
-
-
-def test_features_with_next_to_no_values_are_reported() -> None:
-    x = np.random.default_rng(0).normal(size=(200, 3))
-    x[29:, 0] = np.nan
-    x[30:, 1] = np.nan
-    (note,) = hardly_known(x, ["torque", "load", "speed"])
-    assert note.startswith("torque: 29 values in 200 rows are too few")
 
 
 def test_a_spread_lost_in_float32_is_reported() -> None:

@@ -80,18 +80,21 @@ def test_a_training_makes_a_model_live_and_cleans_up(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
-def test_a_training_names_features_that_only_count_up(tmp_path: Path) -> None:
+def test_a_training_names_features_that_only_count_up_or_are_hardly_known(tmp_path: Path) -> None:
     window = InlierWindow(400, 3, 0.01)
     rows = np.random.default_rng(0).normal(size=(400, 3))
     rows[:, 1] = np.abs(rows[:, 1]).cumsum()
+    rows[:380, 2] = np.nan
     window.add(rows, np.full(400, np.nan))
     trainer = Trainer(60.0, tmp_path)
     trainer.start(a_job(tmp_path), window.state())
-    (note,) = outcome_of(trainer).notes
-    assert note.startswith("b: never falls")
+    counting, unknown = outcome_of(trainer).notes
+    assert counting.startswith("b: never falls")
+    assert unknown.startswith("c: 20 values in 400 rows are too few")
     snapshot = ModelRegistry(str(tmp_path), keep=5).load_live()
     assert snapshot is not None
-    assert snapshot.report["counters"] == [note]
+    assert snapshot.report["counters"] == [counting]
+    assert snapshot.report["hardly_known"] == [unknown]
 
 
 def test_a_burst_that_the_first_training_leaves_out_is_told_of_and_not_stored(tmp_path: Path) -> None:

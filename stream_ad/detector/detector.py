@@ -187,6 +187,11 @@ class Detector:
         """[d] the unit in which each feature is measured inside."""
         return self._fitted().standardise.scale.cpu().numpy()
 
+    @property
+    def unknown(self) -> NDArray[np.bool_]:
+        """[d] features that count as missing, since next to no values of them were learned."""
+        return self._fitted().standardise.unknown.cpu().numpy()
+
     def description(self) -> dict[str, Any]:
         """What `restore` needs beside the tensors, as JSON-able data."""
         module = self._fitted()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ad.detector.descriptors import FEWEST_VALUES
 from stream_ad.detector.temporal import CALENDAR_COLUMNS
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
+Bool = NDArray[np.bool_]
 
 FEWEST_REPEATS = 3
 LEAST_STEPS = 16
@@ -54,14 +54,13 @@ def too_coarse_for_float32(x: Float64, features: list[str]) -> list[str]:
     return found
 
 
-def hardly_known(x: Float64, features: list[str]) -> list[str]:
-    """Columns of x [n, d] with so few values that the detector takes them for missing."""
+def hardly_known(x: Float64, features: list[str], unknown: Bool) -> list[str]:
+    """Columns of x [n, d] that the detector takes for missing, `unknown` [d], since it saw too few values."""
     counts = np.count_nonzero(~np.isnan(x), axis=0).tolist()
     return [
-        f"{name}: {count} values in {len(x)} rows are too few to judge others by: it counts as missing until a model "
-        f"has seen {FEWEST_VALUES}"
-        for name, count in zip(features, counts, strict=True)
-        if count < FEWEST_VALUES <= len(x)
+        f"{name}: {count} values in {len(x)} rows are too few to know it by: it counts as missing until the next model"
+        for name, count, is_unknown in zip(features, counts, unknown.tolist(), strict=True)
+        if is_unknown
     ]
 
 

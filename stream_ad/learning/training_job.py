@@ -109,7 +109,7 @@ def run(folder: Path) -> Result:
         registry, job.reference, job.fingerprint, training.rows, job.false_alarm_rate, detector.device
     )
     stored = restored(job, arrays)
-    told = report(job, training.rows, stored.inliers.ordered(), time.time() - started)
+    told = report(job, training.rows, stored.inliers.ordered(), detector.unknown, time.time() - started)
     if training.left_out:
         stored.drop(training.left_out)
         arrays |= stored.state()
@@ -172,10 +172,13 @@ def figures(verdict: Verdict) -> dict[str, Any]:
     return {"alert_rate": verdict.alert_rate, "auroc": verdict.auroc, "live_auroc": verdict.live_auroc}
 
 
-def report(job: Job, rows: NDArray[np.float64], inliers: Rows, seconds: float) -> dict[str, Any]:
+def report(
+    job: Job, rows: NDArray[np.float64], inliers: Rows, unknown: NDArray[np.bool_], seconds: float
+) -> dict[str, Any]:
     """The training report that is stored with the model: on the features themselves, whatever extends them.
 
-    `rows` are those of the training; only the window's `inliers` know which of them follow each other.
+    `rows` are those of the training; only the window's `inliers` know which of them follow each other. `unknown` are
+    the columns that the detector knows next to nothing of.
     """
     from stream_ad.learning import data_report
     from stream_ad.learning.gate import distinct_rows
@@ -189,7 +192,7 @@ def report(job: Job, rows: NDArray[np.float64], inliers: Rows, seconds: float) -
         "distinct_rows_share": len(distinct_rows(rows)) / max(1, len(rows)),
         "seconds": seconds,
         "missing_share": dict(zip(features, np.isnan(rows).mean(axis=0).tolist(), strict=True)),
-        "hardly_known": data_report.hardly_known(rows, features),
+        "hardly_known": data_report.hardly_known(rows, features, unknown[: len(features)]),
         "suspicious_values": data_report.suspicious_values(rows, features),
         "counters": data_report.counters(values, features, inliers.sequence),
         "coarse_in_float32": data_report.too_coarse_for_float32(rows, features),
