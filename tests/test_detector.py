@@ -13,6 +13,7 @@ import torch
 from stream_ad.detector import Detector, NotFittedError, Recipe, TrainingError
 from stream_ad.detector.calibration import Calibration, drop_outliers
 from stream_ad.detector.detector import CHUNK, padded, rows_at_once
+from stream_ad.detector.statistics import NAMES
 
 SHORT = Recipe(autoencoder_steps=250, rarity_steps=125, vae_steps=120, classifier_steps=200, synthetic_outliers=4000)
 ONCE = replace(SHORT, cross_fit_below=0)
@@ -95,6 +96,23 @@ def test_twin_sensors_that_part_are_flagged_though_each_looks_as_ever() -> None:
     parted[:, -1] += 0.5 * rows[:, -1].std()
     assert (detector.score(parted) >= 1.0).mean() >= 0.95
     assert np.isin(detector.explain(parted[:100])[1].argmax(axis=1), [0, 20]).mean() >= 0.9
+    gaps = rows[2000:].copy()
+    gaps[rng.random(gaps.shape) < 0.1] = np.nan
+    assert (detector.score(gaps) >= 1.0).mean() <= 0.02
+
+
+def test_the_largest_residual_is_of_what_was_measured(detector: Detector) -> None:
+    module = detector.module
+    assert module is not None
+    rows = torch.from_numpy(plant(200, seed=4))
+    rows[:, 2] = torch.nan
+    with torch.no_grad():
+        v, missing, _ = module.describe(rows)
+        v[:, [2, 8]] = 9.0
+        residual = (v - module.autoencoder_v.decode(module.autoencoder_v.encode(v))).abs()
+        largest = module.statistics(v, missing)[0][:, NAMES.index("residual_v_largest")]
+    measured = [0, 1, 3, 4, 5, 6, 7, 9, 10, 11]
+    torch.testing.assert_close(largest, residual[:, measured].amax(dim=1), atol=1e-5, rtol=1e-5)
 
 
 def test_a_gap_does_not_hide_a_fault_in_another_feature(detector: Detector) -> None:

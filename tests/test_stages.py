@@ -189,7 +189,7 @@ class TestRelations:
     def test_what_is_missing_breaks_no_relation(self) -> None:
         relations = Relations(3)
         relations.fit(self.twins(2000, 0))
-        apart = torch.tensor([[0.0, 9.0, 0.0]])
+        apart = torch.tensor([[0.0, 3.0, 0.0]])
         both = torch.tensor([[True, True, False]])
         assert float(relations(apart, both)) < 1.0 < float(relations(apart, ~both))
 

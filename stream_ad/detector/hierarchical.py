@@ -24,7 +24,7 @@ WEIGHTS = (
     ("unseen_value", 0.75),
     ("unseen_pairs", 0.5),
     ("likeness", 0.0),
-    ("relations", 4.0),
+    ("relations", 2.0),
     ("nearest_prototype", 1.0),
     ("nearest_by_group", 0.5),
     ("relative_distance", 0.75),
@@ -155,7 +155,7 @@ class HierarchicalDetector(nn.Module):
         statistics = [
             residual_v.pow(2).mean(dim=1),
             residual_v.mean(dim=1),
-            residual_v.amax(dim=1),
+            residual_v.masked_fill(missing.repeat(1, 2), 0.0).amax(dim=1),
             residual_w.pow(2).mean(dim=1),
             residual_w.mean(dim=1),
             residual_w.amax(dim=1),
