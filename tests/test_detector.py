@@ -115,6 +115,24 @@ def test_the_largest_residual_is_of_what_was_measured(detector: Detector) -> Non
     torch.testing.assert_close(largest, residual[:, measured].amax(dim=1), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("gaps_in_training", [0.0, 0.1])
+@pytest.mark.parametrize("directions", [1, 4])
+def test_gaps_in_what_hangs_together_by_a_curve_raise_no_alarms(directions: int, gaps_in_training: float) -> None:
+    """Directions as sines and cosines: the mean that one suggests of the other lies inside the circle."""
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0.0, 2.0 * np.pi, size=(4000, 1)) + 0.5 * np.arange(directions)
+    rows = np.c_[np.cos(angle), np.sin(angle), np.cos(2.0 * angle)]
+    rows += 0.05 * rng.normal(size=rows.shape)
+    train, whole, gaps, inside = rows[:3000].copy(), rows[3000:], rows[3000:].copy(), rows[3000:].copy()
+    train[rng.random(train.shape) < gaps_in_training] = np.nan
+    gaps[rng.random(gaps.shape) < 0.2] = np.nan
+    inside[:, [0, directions]] *= 0.3
+    detector = Detector(0.01, "cpu", recipe=ONCE).fit(train)
+    assert (detector.score(whole) >= 1.0).mean() <= 0.02
+    assert (detector.score(gaps) >= 1.0).mean() <= 0.02
+    assert (detector.score(inside) >= 1.0).mean() >= 0.8
+
+
 def test_a_gap_does_not_hide_a_fault_in_another_feature(detector: Detector) -> None:
     rows = plant(100, seed=5)
     rows[:, 0] += 8.0

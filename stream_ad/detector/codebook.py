@@ -74,6 +74,10 @@ class CodeBook(nn.Module):
         members = torch.bincount(closest, minlength=self.count)[:, None]
         return torch.where(members > 0, total / members.clamp(min=1), prototypes)
 
+    def prototypes(self) -> Tensor:
+        """All of them [k, s]."""
+        return self.table[:-1, : self.count].t()
+
     def closeness(self, points: Tensor) -> Tensor:
         """[n, s] -> for each prototype minus half its squared Euclidean distance, but for what the point's own length
         adds to all alike. [n, k]"""
@@ -93,6 +97,10 @@ class CodeBook(nn.Module):
     def nearest(self, points: Tensor) -> Tensor:
         """points [n, s] -> the nearest prototype of each [n, s]."""
         return self.table[:-1].t()[self.closeness(points).argmax(dim=1)]
+
+    def to_nearest(self, points: Tensor) -> Tensor:
+        """points [n, s] -> distance from the nearest prototype of each [n]."""
+        return distance(points, self.closeness(points).amax(dim=1, keepdim=True))[:, 0]
 
     def search(self, points: Tensor) -> Tensor:
         """As `forward`, all points at once and the distances side by side [n, 3]."""

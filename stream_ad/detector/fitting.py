@@ -279,9 +279,9 @@ def fit_descriptors(detector: HierarchicalDetector, x: Tensor) -> Tensor:
 
 
 def fit_codebook(detector: HierarchicalDetector, x: Tensor, v: Tensor, draws: Draws) -> Tensor:
-    """Fit the code-book to rows x [n, d], described as V [n, 2d]; return V with states in the place of gaps."""
+    """Fit the code-book to rows x [n, d], described as V [n, 2d]; return V with gaps filled in by its help."""
     d = x.shape[1]
-    gap = (torch.isnan(x) & detector.novelty.states()).any(dim=1)
+    gap = (torch.isnan(x) & ~detector.standardise.unknown).any(dim=1)
     with torch.no_grad():
         position = detector.position(v, detector.whiten(v[:, :d]))
         if bool(gap.any()):

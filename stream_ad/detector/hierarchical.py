@@ -13,6 +13,7 @@ from stream_ad.detector.fusion import Fusion
 from stream_ad.detector.imputation import ConditionalMean
 from stream_ad.detector.novelty import Novelty
 from stream_ad.detector.outskirts import LatentSpread
+from stream_ad.detector.products import linear
 from stream_ad.detector.rarity import ConditionalRarity
 from stream_ad.detector.recipe import Recipe
 from stream_ad.detector.relations import Relations
@@ -46,6 +47,8 @@ while of any other row the largest of many numbers says little."""
 ORDINARY = 0.5
 """How far below the median the other parts can get, in units of the distance from the median to the 95 % quantile."""
 
+CLEARLY_NEARER = 0.8
+"""Share of the distance from a row to its nearest prototype."""
 MOST_CANDIDATES = 16
 """Features of a flagged row that are tried out one by one when it is explained."""
 
@@ -87,6 +90,7 @@ class HierarchicalDetector(nn.Module):
         self.n_features = n_features
         self.largest = FLOAT32_MAX
         self.ordinary = ORDINARY
+        self.clearly_nearer = CLEARLY_NEARER
         self.candidates = min(n_features, MOST_CANDIDATES)
         self.part_columns: list[int] = [NAMES.index(name) for name, _ in WEIGHTS if name in NAMES]
         self.nearest_column = NAMES.index("nearest_prototype")
@@ -100,7 +104,7 @@ class HierarchicalDetector(nn.Module):
         """x [n, d] float64, NaN for missing -> V = [A, R] [n, 2d] without gaps, what is missing [n, d] but for states,
         which are known well enough, and what is novel in it [n, 2]."""
         known = self.with_states(x)
-        v, place, in_table = self.fill(known)
+        v, place, in_table = self.fill(self.with_likely(known))
         return v, self.standardise.missing(known), self.novelty(place, in_table, torch.isnan(x))
 
     def fill(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,6 +131,41 @@ class HierarchicalDetector(nn.Module):
         x = x.clone()
         x[rows] = torch.where(gap[rows], self.ranks.nearest_value(likely), x[rows])
         return x
+
+    def with_likely(self, x: Tensor) -> Tensor:
+        """x [n, d] float64, NaN for missing -> the same with the gaps of those rows filled in as in a prototype that
+        are clearly nearer to one then.
+
+        The mean given the others lies off a curve on which they hang together: of a direction in sines and cosines
+        half would be missing, and the other half tell of a point inside the circle.
+        """
+        gap = torch.isnan(x) & ~self.standardise.unknown
+        rows = torch.nonzero(gap.any(dim=1)).flatten()
+        if not torch.compiler.is_compiling() and rows.shape[0] == 0:
+            return x
+        some = x[rows]
+        likely = self.like_a_prototype(some, gap[rows])
+        nearer = self.to_prototype(likely) < self.clearly_nearer * self.to_prototype(some)
+        x = x.clone()
+        x[rows] = torch.where(nearer[:, None], likely, some)
+        return x
+
+    def like_a_prototype(self, x: Tensor, gap: Tensor) -> Tensor:
+        """Rows x [n, d] float64 and where they have gaps -> the same, filled in as the prototype that is nearest to the
+        rest of the row, moved by what the rest is away from it."""
+        a = self.standardise(x)
+        prototypes = self.whiten.inverse(self.whiten.apart(self.codebook.prototypes()[:, self.n_features :]))
+        known, measured = a.masked_fill(gap, 0.0), 1.0 - gap.to(a.dtype)
+        closeness = linear(known, prototypes) - 0.5 * linear(measured, prototypes * prototypes)
+        nearest = prototypes[closeness.argmax(dim=1)]
+        centre = self.impute.centre
+        filled = nearest + self.impute(torch.where(gap, torch.nan, a - nearest + centre)) - centre
+        return torch.where(gap, self.standardise.inverse(filled), x)
+
+    def to_prototype(self, x: Tensor) -> Tensor:
+        """x [n, d] float64, NaN for missing -> distance to the nearest prototype [n]."""
+        v = self.fill(x)[0]
+        return self.codebook.to_nearest(self.position(v, self.whiten(v[:, : self.n_features])))
 
     def settle(self, x: Tensor, a: Tensor, filled: Tensor) -> Tensor:
         """x [n, d] float64, A and A without gaps [n, d] -> x as ranks are taken of it, gaps filled in."""
