@@ -257,6 +257,8 @@ def test_features_that_only_count_up_are_reported_machine_by_machine() -> None:
 
 def test_a_spread_lost_in_float32_is_reported() -> None:
     rng = np.random.default_rng(0)
-    x = np.c_[1.9e9 + 5.0 * rng.normal(size=200), rng.normal(size=200)]
-    (note,) = too_coarse_for_float32(x, ["raw_ticks", "load"])
+    x = np.c_[1.9e9 + 5.0 * rng.normal(size=200), rng.normal(size=200), np.full(200, 3.2)]
+    x[21:, 2] = np.nan
+    assert np.full(21, 3.2).std() > 0.0
+    (note,) = too_coarse_for_float32(x, ["raw_ticks", "load", "constant"])
     assert note.startswith("raw_ticks: spread")

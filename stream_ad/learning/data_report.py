@@ -47,7 +47,8 @@ def too_coarse_for_float32(x: Float64, features: list[str]) -> list[str]:
     found = []
     for name, column in zip(features, x.T, strict=True):
         known = column[~np.isnan(column)]
-        spread = float(known.std()) if len(known) else 0.0
+        # The deviation of a constant is rounding, and need not be 0.
+        spread = float(known.std()) if len(known) and known.min() < known.max() else 0.0
         step = float(np.spacing(np.float32(np.abs(known).max()))) if len(known) else 0.0
         if 0.0 < spread < LEAST_STEPS * step:
             found.append(f"{name}: spread {spread:.3g}, but float32 moves in steps of {step:.3g} there")
