@@ -96,7 +96,7 @@ class CodeBook(nn.Module):
 
     def nearest(self, points: Tensor) -> Tensor:
         """points [n, s] -> the nearest prototype of each [n, s]."""
-        return self.table[:-1].t()[self.closeness(points).argmax(dim=1)]
+        return self.prototypes()[self.closeness(points).argmax(dim=1)]
 
     def to_nearest(self, points: Tensor) -> Tensor:
         """points [n, s] -> distance from the nearest prototype of each [n]."""

@@ -105,7 +105,7 @@ def bursts_in(x: Tensor, past: int, recipe: Recipe, seed: int) -> Tensor:
         describing = HierarchicalDetector(x.shape[1], GROUPS, recipe).to(x.device)
         v = fit_descriptors(describing, x)
         a = v[:, : x.shape[1]]
-        position, surprise = describing.position(v, describing.whiten(a)), describing.impute.surprise(a)
+        position, surprise = describing.position_of(v), describing.impute.surprise(a)
     burst = find_bursts(position, surprise, torch.Generator().manual_seed(seed)).cumsum(0)
     return burst > F.pad(burst, [past + 1, 0])[: len(burst)]
 
@@ -208,7 +208,7 @@ def fit_stages(
         detector.relations.fit(v[:, :d])
         detector.rarity.fit_bins(v[:, :d])
         known = detector.describe(anomalies)[0]
-        detector.examples.fit(detector.position(known, detector.whiten(known[:, :d])))
+        detector.examples.fit(detector.position_of(known))
     fit_autoencoders(detector, v, w, recipe, draws, part_of(progress, 0, 3))
     fit_rarity(detector, v[:, :d], recipe, draws, part_of(progress, 1, 3))
     with torch.no_grad():
@@ -283,14 +283,14 @@ def fit_codebook(detector: HierarchicalDetector, x: Tensor, v: Tensor, draws: Dr
     d = x.shape[1]
     gap = (torch.isnan(x) & ~detector.standardise.unknown).any(dim=1)
     with torch.no_grad():
-        position = detector.position(v, detector.whiten(v[:, :d]))
+        position = detector.position_of(v)
         if bool(gap.any()):
             # Rows without a gap tell first what the others are like.
             whole = position[~gap]
             detector.codebook.fit(whole if whole.shape[0] >= detector.codebook.count else position, draws)
             v = detector.describe(x)[0]
             detector.whiten.fit(v[:, :d])
-            position = detector.position(v, detector.whiten(v[:, :d]))
+            position = detector.position_of(v)
         detector.codebook.fit(position, draws)
     return v
 

@@ -125,9 +125,8 @@ class HierarchicalDetector(nn.Module):
         rows = torch.nonzero(gap.any(dim=1)).flatten()
         if not torch.compiler.is_compiling() and rows.shape[0] == 0:
             return x
-        v = self.fill(x[rows])[0]
-        nearest = self.codebook.nearest(self.position(v, self.whiten(v[:, : self.n_features])))
-        likely = self.standardise.inverse(self.whiten.inverse(self.whiten.apart(nearest[:, self.n_features :])))
+        nearest = self.codebook.nearest(self.position_of(self.fill(x[rows])[0]))
+        likely = self.standardise.inverse(self.at_position(nearest))
         x = x.clone()
         x[rows] = torch.where(gap[rows], self.ranks.nearest_value(likely), x[rows])
         return x
@@ -154,7 +153,7 @@ class HierarchicalDetector(nn.Module):
         """Rows x [n, d] float64 and where they have gaps -> the same, filled in as the prototype that is nearest to the
         rest of the row, moved by what the rest is away from it."""
         a = self.standardise(x)
-        prototypes = self.whiten.inverse(self.whiten.apart(self.codebook.prototypes()[:, self.n_features :]))
+        prototypes = self.at_position(self.codebook.prototypes())
         known, measured = a.masked_fill(gap, 0.0), 1.0 - gap.to(a.dtype)
         closeness = linear(known, prototypes) - 0.5 * linear(measured, prototypes * prototypes)
         nearest = prototypes[closeness.argmax(dim=1)]
@@ -164,8 +163,7 @@ class HierarchicalDetector(nn.Module):
 
     def to_prototype(self, x: Tensor) -> Tensor:
         """x [n, d] float64, NaN for missing -> distance to the nearest prototype [n]."""
-        v = self.fill(x)[0]
-        return self.codebook.to_nearest(self.position(v, self.whiten(v[:, : self.n_features])))
+        return self.codebook.to_nearest(self.position_of(self.fill(x)[0]))
 
     def settle(self, x: Tensor, a: Tensor, filled: Tensor) -> Tensor:
         """x [n, d] float64, A and A without gaps [n, d] -> x as ranks are taken of it, gaps filled in."""
@@ -219,6 +217,14 @@ class HierarchicalDetector(nn.Module):
         """V [n, 2d] and W [n, d] -> [n, 2d] in which two rows are as far apart as in [V, W]."""
         return torch.cat([v[:, self.n_features :], self.whiten.both(w)], dim=1)
 
+    def position_of(self, v: Tensor) -> Tensor:
+        """V [n, 2d] -> its position [n, 2d]."""
+        return self.position(v, self.whiten(v[:, : self.n_features]))
+
+    def at_position(self, position: Tensor) -> Tensor:
+        """Positions [n, 2d] -> A of what is there [n, d]."""
+        return self.whiten.inverse(self.whiten.apart(position[:, self.n_features :]))
+
     def compare(self, v: Tensor, missing: Tensor, novel: Tensor, statistics: Tensor) -> Tensor:
         """V [n, 2d], what is missing [n, d], what is novel [n, 2], and statistics [n, 16] -> the parts that are no
         statistics: novelty, likeness to labelled anomalies, and broken relations [n, 4]."""
@@ -226,7 +232,7 @@ class HierarchicalDetector(nn.Module):
         if self.examples.count == 0:
             likeness = torch.zeros_like(v[:, 0])
         else:
-            likeness = self.examples(self.position(v, self.whiten(a)), statistics[:, self.nearest_column])
+            likeness = self.examples(self.position_of(v), statistics[:, self.nearest_column])
         return torch.cat([novel, likeness[:, None], self.relations(a, missing)[:, None]], dim=1)
 
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:

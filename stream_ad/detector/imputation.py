@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+RIDGE = 1e-3
+
 
 class ConditionalMean(nn.Module):
     """The mean of the missing features given the present ones, under the Gaussian of the inliers.
@@ -34,17 +36,10 @@ class ConditionalMean(nn.Module):
         return filled_in
 
     def _estimate(self, a: Tensor) -> None:
-        a64 = a.to(torch.float64)
-        centre = a64.mean(dim=0)
-        covariance = (a64 - centre).T @ (a64 - centre) / max(1, a.shape[0] - 1)
         n, d = a.shape
-        # Fewer rows than features: shrink towards the diagonal, or the inverse is noise.
-        shrinkage = min(0.5, 0.5 * d / max(n, 1))
-        diagonal = torch.diagonal(covariance)
-        ridge = 1e-3 * diagonal.mean() + 1e-6
-        covariance = (1.0 - shrinkage) * covariance + torch.diag(shrinkage * diagonal + ridge)
+        centre, precision = mean_and_precision(a, min(0.5, 0.5 * d / max(n, 1)), 1e-6)
         self.centre.copy_(centre)
-        self.precision.copy_(torch.linalg.inv(covariance))
+        self.precision.copy_(precision)
 
     def forward(self, a: Tensor) -> Tensor:
         """A [n, d] with NaN -> A [n, d] without; rows without a gap pass unchanged."""
@@ -83,3 +78,19 @@ class ConditionalMean(nn.Module):
         """
         pull = (a - self.centre) @ self.precision
         return pull * pull / torch.diagonal(self.precision)
+
+
+def mean_and_precision(a: Tensor, shrinkage: float, least: float) -> tuple[Tensor, Tensor]:
+    """Mean [d] and precision matrix [d, d] of A [n, d] without NaN, float64.
+
+    With few rows for each feature the covariance has to shrink towards its diagonal, or its inverse is noise. What the
+    diagonal gets in any case, `RIDGE` of the mean variance and a `least` variance, makes relations that are closer than
+    a thirtieth of a spread count as that close.
+    """
+    a64 = a.to(torch.float64)
+    centre = a64.mean(dim=0)
+    covariance = (a64 - centre).T @ (a64 - centre) / max(1, a.shape[0] - 1)
+    variance = torch.diagonal(covariance)
+    ridge = RIDGE * variance.mean() + least
+    shrunk = (1.0 - shrinkage) * covariance + torch.diag(shrinkage * variance + ridge)
+    return centre, torch.linalg.inv(shrunk)

@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from stream_ad.detector.imputation import mean_and_precision
 from stream_ad.detector.products import linear
 
-RIDGE = 1e-3
-"""Share of the mean variance: relations closer than a thirtieth of a spread count as that close."""
 ROWS_FOR_EACH = 10
-"""With fewer rows for each feature the covariance is shrunk towards its diagonal, or its inverse is noise."""
+"""With fewer rows for each feature the covariance is shrunk."""
 
 
 class Relations(nn.Module):
@@ -30,13 +29,8 @@ class Relations(nn.Module):
     def fit(self, a: Tensor) -> None:
         """Learn from A [n, d] without NaN."""
         n, d = a.shape
-        a64 = a.to(torch.float64)
-        centre = a64.mean(dim=0)
-        covariance = (a64 - centre).T @ (a64 - centre) / max(1, n - 1)
         shrinkage = min(0.5, 0.5 * d / n) if n < ROWS_FOR_EACH * d else 0.0
-        variance = torch.diagonal(covariance)
-        diagonal = torch.diag(shrinkage * variance + RIDGE * variance.mean() + 1e-9)
-        precision = torch.linalg.inv((1.0 - shrinkage) * covariance + diagonal)
+        centre, precision = mean_and_precision(a, shrinkage, 1e-9)
         self.centre.copy_(centre)
         self.pull.copy_(precision / torch.diagonal(precision).sqrt())
 
