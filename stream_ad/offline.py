@@ -13,15 +13,7 @@ import numpy as np
 from stream_ad.config import Config, FileSink, FileSource, KafkaSource
 from stream_ad.detector import Detector, TrainingError
 from stream_ad.episodes import Alerts
-from stream_ad.learning import (
-    LoadedModel,
-    burst_left_out,
-    counters,
-    hardly_known,
-    suspicious_values,
-    too_coarse_for_float32,
-    unseen_hours,
-)
+from stream_ad.learning import LoadedModel, burst_left_out, findings
 from stream_ad.records import BadRecord, Decoded, RecordSchema, dead_letters, encode, make_decoder
 from stream_ad.registry import ModelRegistry, RegistryError, Snapshot, require_schema
 from stream_ad.scoring import Scorer
@@ -96,10 +88,8 @@ def train(config: Config, progress: ProgressReport) -> Trained:
         progress=lambda share: progress("learning", int(1000 * share), 1000),
     )
     features = list(schema.features)
-    values = x[:, : len(features)]
-    notes = suspicious_values(values, features) + too_coarse_for_float32(values, features)
-    notes += counters(values, features, sequence) + hardly_known(values, features, detector.unknown[: len(features)])
-    notes += (unseen_hours(x) if schema.calendar else []) + burst_left_out(detector.left_out)
+    found = findings(x, features, detector.unknown, schema.calendar, (x, sequence))
+    notes = [note for of_kind in found.values() for note in of_kind] + burst_left_out(detector.left_out)
     version = registry.save(
         Snapshot(
             version="",

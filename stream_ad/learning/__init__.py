@@ -3,14 +3,7 @@
 from stream_ad.learning.adaptive import AdaptiveLevel
 from stream_ad.learning.cold_start import ColdStart
 from stream_ad.learning.cores import threads_each, usable_cores
-from stream_ad.learning.data_report import (
-    burst_left_out,
-    counters,
-    hardly_known,
-    suspicious_values,
-    too_coarse_for_float32,
-    unseen_hours,
-)
+from stream_ad.learning.data_report import burst_left_out, findings, unseen_hours
 from stream_ad.learning.feedback import RECENT_ROWS, read_labels
 from stream_ad.learning.follow_only import FollowOnly
 from stream_ad.learning.follower import LoadedModel
@@ -28,12 +21,9 @@ __all__ = [
     "LoadedModel",
     "Outcome",
     "burst_left_out",
-    "counters",
-    "hardly_known",
+    "findings",
     "read_labels",
-    "suspicious_values",
     "threads_each",
-    "too_coarse_for_float32",
     "unseen_hours",
     "usable_cores",
 ]

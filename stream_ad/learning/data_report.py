@@ -17,6 +17,26 @@ FALLS_SHARE = 0.01
 COUNTER_VALUES = 10
 
 
+def findings(
+    extended: Float64, features: list[str], unknown: Bool, calendar: bool, succeeding: tuple[Float64, Int64]
+) -> dict[str, list[str]]:
+    """All that there is to say of training rows [n, width], extended by their context, under the names that it has in
+    the training report.
+
+    `unknown` [width] are the columns that the detector takes for missing. `succeeding` are rows [m, width] with the
+    number of the sequence that each belongs to [m].
+    """
+    d = len(features)
+    x, (following, sequence) = extended[:, :d], succeeding
+    return {
+        "suspicious_values": suspicious_values(x, features),
+        "coarse_in_float32": too_coarse_for_float32(x, features),
+        "counters": counters(following[:, :d], features, sequence),
+        "hardly_known": hardly_known(x, features, unknown[:d]),
+        "calendar": unseen_hours(extended) if calendar else [],
+    }
+
+
 def suspicious_values(x: Float64, features: list[str]) -> list[str]:
     """Values of x [n, d] that lie far outside and come back again and again: most likely 'no reading'.
 

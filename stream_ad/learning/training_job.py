@@ -180,24 +180,19 @@ def report(
     `rows` are those of the training; only the window's `inliers` know which of them follow each other. `unknown` are
     the columns that the detector knows next to nothing of.
     """
-    from stream_ad.learning import data_report
+    from stream_ad.learning.data_report import findings
     from stream_ad.learning.gate import distinct_rows
 
-    calendar = data_report.unseen_hours(rows) if job.context["calendar"] else []
-    features = job.features
-    rows, values = rows[:, : len(features)], inliers.values[:, : len(features)]
+    succeeding = inliers.values, inliers.sequence
+    found = findings(rows, job.features, unknown, job.context["calendar"], succeeding)
+    rows = rows[:, : len(job.features)]
     return {
         "trigger": job.trigger,
         "rows": len(rows),
         "distinct_rows_share": len(distinct_rows(rows)) / max(1, len(rows)),
         "seconds": seconds,
-        "missing_share": dict(zip(features, np.isnan(rows).mean(axis=0).tolist(), strict=True)),
-        "hardly_known": data_report.hardly_known(rows, features, unknown[: len(features)]),
-        "suspicious_values": data_report.suspicious_values(rows, features),
-        "counters": data_report.counters(values, features, inliers.sequence),
-        "coarse_in_float32": data_report.too_coarse_for_float32(rows, features),
-        "calendar": calendar,
-    }
+        "missing_share": dict(zip(job.features, np.isnan(rows).mean(axis=0).tolist(), strict=True)),
+    } | found
 
 
 def main() -> None:
