@@ -434,6 +434,7 @@ class Worker:
         if self._labels is not None:
             self._labels.close()
         source.close()
+        self._learner.wait()
         self.server.close()
 
     def _fail(self, code: int, error: Exception) -> int:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from stream_ad.config import Config
+from stream_ad.learning.follower import ModelFollower
 from stream_ad.registry import ModelRegistry
 from stream_ad.simulation import SENSORS, Plant
 from stream_ad.transports import DeliveryError
@@ -168,6 +170,42 @@ def test_a_rollback_is_taken_up_by_a_running_worker(live: Path, run: Callable[[W
     source.append(plant_json(Plant(0).rows(1).values))
     wait_until(lambda: sink.values)
     assert json.loads(sink.values[0])["model"] == first
+
+
+@pytest.mark.parametrize("role", ["all", "scorer"])
+def test_a_worker_does_not_end_in_the_middle_of_loading_a_model(
+    live: Path, run: Callable[[Worker], Running], monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    """The end of the process would cut it off inside PyTorch, which aborts: exit code 134 for a worker that was asked
+    to stop."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def look(follower: ModelFollower) -> None:
+        begun.set()
+        time.sleep(0.5)
+        ended.set()
+
+    monkeypatch.setattr(ModelFollower, "_look", look)
+    config = settings(live).model_copy(update={"role": role})
+    running = run(Worker(config, source=MemorySource(), sink=MemorySink()))
+    wait_until(begun.is_set)
+    running.worker.stop()
+    running.wait()
+    assert ended.is_set()
+
+
+def test_a_worker_does_not_end_in_the_middle_of_judging_a_roll_back(
+    live: Path, run: Callable[[Worker], Running]
+) -> None:
+    running = run(Worker(settings(live), source=MemorySource(), sink=MemorySink()))
+    wait_until(lambda: running.worker.status()["model"])
+    ended = threading.Event()
+    judging = threading.Timer(0.5, ended.set)
+    running.worker._learner.roll_back._thread = judging
+    judging.start()
+    running.worker.stop()
+    running.wait()
+    assert ended.is_set()
 
 
 def test_a_training_by_hand_swaps_the_model_without_a_gap(

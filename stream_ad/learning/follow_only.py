@@ -64,3 +64,7 @@ class FollowOnly:
 
     def close(self) -> None:
         """There is nothing to keep."""
+
+    def wait(self) -> None:
+        """For a model that is being loaded, before the process ends."""
+        self._follower.wait()

@@ -17,6 +17,9 @@ log = logging.getLogger("stream_ad.models")
 WARM_UP_ROWS = (1, 64, 1000, 4096)
 """TorchScript optimises on its first calls: better here than between two batches."""
 
+LONGEST_WAIT = 10.0
+"""Seconds; a model is warm within two, a registry that does not answer may take for ever."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -82,6 +85,12 @@ class ModelFollower:
         """Go on with other settings; with another budget the live model is loaded once more."""
         self._settings = settings
         self.look_now()
+
+    def wait(self) -> None:
+        """Until a look under way has ended, for a moment: the end of the process must not cut it off inside PyTorch,
+        which would abort instead."""
+        if self._thread is not None:
+            self._thread.join(timeout=LONGEST_WAIT)
 
     def _look(self) -> None:
         rate = self._settings.false_alarm_rate

@@ -224,6 +224,11 @@ class Learner:
         if len(self.window):
             self._keep_window()
 
+    def wait(self) -> None:
+        """For what is still under way in threads, before the process ends."""
+        self.roll_back.wait()
+        self.follower.wait()
+
     def _keep_window(self) -> None:
         labelled = {} if self.feedback is None else self.feedback.state()
         kept = self.window.state() | self.changes.state() | labelled | {"schema": self._schema()}

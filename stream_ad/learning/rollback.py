@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_ad.learning.follower import LoadedModel
+from stream_ad.learning.follower import LONGEST_WAIT, LoadedModel
 from stream_ad.learning.gate import most_alerts
 from stream_ad.registry import ModelRegistry, RegistryError
 
@@ -191,6 +191,11 @@ class RollBack:
         elif self._span is not None and self._span.over:
             self._next_span()
         return worse
+
+    def wait(self) -> None:
+        """As `ModelFollower.wait`."""
+        if self._thread is not None:
+            self._thread.join(timeout=LONGEST_WAIT)
 
     def _next_span(self) -> None:
         self._spans_left -= 1
