@@ -18,10 +18,11 @@ from stream_ad.detector.fusion import Fusion
 from stream_ad.detector.imputation import ConditionalMean
 from stream_ad.detector.novelty import LEAST_SURPRISE, Novelty, good_turing
 from stream_ad.detector.outskirts import LatentSpread, select_outskirts
+from stream_ad.detector.pointwise import celu, compress, exp
 from stream_ad.detector.products import FEWEST, Linear, batched, linear, worthwhile
 from stream_ad.detector.rarity import GROUPS, ConditionalRarity
 from stream_ad.detector.relations import Relations
-from stream_ad.detector.statistics import NAMES, NormaliseStatistics, celu, compress
+from stream_ad.detector.statistics import NAMES, NormaliseStatistics
 from stream_ad.detector.synthesis import Synthesiser
 from stream_ad.detector.vae import VariationalAutoencoder, divergence
 
@@ -128,7 +129,7 @@ class TestDescriptors:
         ranks.fit(x)
         beyond = torch.tensor([[-1.0, 1e300], [torch.inf, -torch.inf]], dtype=torch.float64)
         asked = torch.cat([x, beyond]).T.contiguous()
-        expected = torch.searchsorted(ranks.upper, asked).clamp(max=size - 1)
+        expected = torch.searchsorted(ranks.upper, asked).clamp(max=ranks.upper.shape[1] - 1)
         assert torch.equal(ranks.search(asked), expected)
 
 
@@ -138,7 +139,9 @@ class TestProducts:
         layer, x = Linear(60, 128), torch.randn(rows, 60)
         stack, weight = torch.randn(4, rows, 60), torch.randn(4, 60, 128)
         with torch.no_grad():
-            assert torch.allclose(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias), atol=1e-5)
+            for some in (x, stack):
+                expected = torch.nn.functional.linear(some, layer.weight, layer.bias)
+                assert torch.allclose(layer(some), expected, atol=1e-5)
             assert torch.allclose(linear(x, weight[0].t()), x @ weight[0], atol=1e-4)
             assert torch.allclose(batched(stack, weight), torch.bmm(stack, weight), atol=1e-4)
 
@@ -164,6 +167,17 @@ class TestImputation:
         filled = impute(gaps)
         assert float((filled[:, 1] - rows[:, 1]).abs().mean()) < 0.2
         torch.testing.assert_close(filled[:, [0, 2, 3]], rows[:, [0, 2, 3]])
+
+    @pytest.mark.parametrize("gaps", [[1], [0, 2], [0, 1, 3]])
+    def test_whatever_is_missing_is_the_mean_given_the_rest(self, gaps: list[int]) -> None:
+        impute = ConditionalMean(4)
+        impute.fit(related(2000))
+        rows = related(50)
+        rows[:, gaps] = torch.nan
+        rest = [j for j in range(4) if j not in gaps]
+        pull = impute.precision[gaps][:, rest] @ (rows[:, rest] - impute.centre[rest]).T
+        expected = impute.centre[gaps] - torch.linalg.solve(impute.precision[gaps][:, gaps], pull).T
+        torch.testing.assert_close(impute(rows)[:, gaps], expected, atol=1e-3, rtol=1e-3)
 
 
 class TestRelations:
@@ -478,6 +492,10 @@ class TestHead:
         assert torch.allclose(ours, theirs, atol=1e-6)
         (gradient,), (expected,) = torch.autograd.grad(ours.sum(), v), torch.autograd.grad(theirs.sum(), v)
         assert torch.allclose(gradient[v != 0], expected[v != 0], atol=1e-6)
+
+    def test_exponentials_are_those_of_pytorch(self) -> None:
+        v = torch.linspace(-80.0, 80.0, 1001)
+        torch.testing.assert_close(exp(v), torch.exp(v), rtol=1e-5, atol=0.0)
 
     def test_compression_has_no_top(self) -> None:
         v = compress(torch.tensor([1.0, 24.0, 26.0, 1e3, 1e6]), 25.0)

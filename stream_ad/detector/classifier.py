@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stream_ad.detector.statistics import celu
+from stream_ad.detector.pointwise import celu
 
 
 class Classifier(nn.Module):
@@ -30,7 +30,7 @@ class Classifier(nn.Module):
         same = statistics.expand(self.weight_1.shape[0], -1, -1)
         hidden = celu(torch.baddbmm(self.bias_1, same, self.weight_1.abs()))
         hidden = 2.0 * torch.sigmoid(2.0 * torch.baddbmm(self.bias_2, hidden, self.weight_2.abs())) - 1.0
-        return torch.baddbmm(self.bias_3, hidden, self.weight_3.abs()).squeeze(2)
+        return (hidden * self.weight_3.abs().transpose(1, 2)).sum(dim=2) + self.bias_3.squeeze(2)
 
     def forward(self, statistics: Tensor) -> Tensor:
         """[n, size] -> mean logit [n]; positive is an outlier."""

@@ -92,7 +92,10 @@ class CodeBook(nn.Module):
             found = self.search(points)
         else:
             found = torch.cat([self.search(part) for part in points.split(self.at_once)])
-        return found[:, 0], found[:, 1], found[:, 2]
+        away = distance(points, found[:, 1:])
+        near, by_group = away[:, : self.neighbours], away[:, self.neighbours :].mean(dim=1)
+        relative = (near.mean(dim=1) + self.least_spacing) / (found[:, 0] + self.least_spacing)
+        return near[:, 0], by_group, relative.clamp(max=self.most_relative)
 
     def nearest(self, points: Tensor) -> Tensor:
         """points [n, s] -> the nearest prototype of each [n, s]."""
@@ -103,19 +106,17 @@ class CodeBook(nn.Module):
         return distance(points, self.closeness(points).amax(dim=1, keepdim=True))[:, 0]
 
     def search(self, points: Tensor) -> Tensor:
-        """As `forward`, all points at once and the distances side by side [n, 3]."""
+        """points [n, s], all at once -> mean spacing of the five nearest prototypes, closeness of these, and that of
+        the nearest of each group, side by side [n, 10]."""
         n = points.shape[0]
         closeness = self.closeness(points).reshape(n, self.a_lane, self.lanes)
         # To sort out lanes first is several times faster, and two of the nearest seldom share one.
         in_lane = closeness.amax(dim=1)
         in_group = in_lane.reshape(n, self.lanes // self.groups, self.groups).amax(dim=1)
-        closest, lane = torch.topk(in_lane, self.neighbours, dim=1)
-        place = closeness[torch.arange(n, device=lane.device)[:, None], :, lane].argmax(dim=2)
-        around = self.spacing[place * self.lanes + lane].mean(dim=1)
-        away = distance(points, torch.cat([closest, in_group], dim=1))
-        near, by_group = away[:, : self.neighbours], away[:, self.neighbours :].mean(dim=1)
-        relative = (near.mean(dim=1) + self.least_spacing) / (around + self.least_spacing)
-        return torch.stack([near[:, 0], by_group, relative.clamp(max=self.most_relative)], dim=1)
+        lane = torch.topk(in_lane, self.neighbours, dim=1).indices
+        closest, place = closeness.gather(2, lane[:, None].expand(-1, self.a_lane, -1)).max(dim=1)
+        around = self.spacing[place * self.lanes + lane].mean(dim=1, keepdim=True)
+        return torch.cat([around, closest, in_group], dim=1)
 
 
 def distance(points: Tensor, closeness: Tensor) -> Tensor:

@@ -13,11 +13,12 @@ from stream_ad.detector.fusion import Fusion
 from stream_ad.detector.imputation import ConditionalMean
 from stream_ad.detector.novelty import Novelty
 from stream_ad.detector.outskirts import LatentSpread
+from stream_ad.detector.pointwise import celu, compress
 from stream_ad.detector.products import linear
 from stream_ad.detector.rarity import ConditionalRarity
 from stream_ad.detector.recipe import Recipe
 from stream_ad.detector.relations import Relations
-from stream_ad.detector.statistics import NAMES, NormaliseStatistics, celu, compress
+from stream_ad.detector.statistics import NAMES, NormaliseStatistics
 from stream_ad.detector.vae import VariationalAutoencoder, divergence
 
 WEIGHTS = (
@@ -104,7 +105,7 @@ class HierarchicalDetector(nn.Module):
         """x [n, d] float64, NaN for missing -> V = [A, R] [n, 2d] without gaps, what is missing [n, d] but for states,
         which are known well enough, and what is novel in it [n, 2]."""
         known = self.with_states(x)
-        v, place, in_table = self.fill(self.with_likely(known))
+        v, place, in_table = self.with_likely(known, self.fill(known))
         return v, self.standardise.missing(known), self.novelty(place, in_table, torch.isnan(x))
 
     def fill(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,9 +132,9 @@ class HierarchicalDetector(nn.Module):
         x[rows] = torch.where(gap[rows], self.ranks.nearest_value(likely), x[rows])
         return x
 
-    def with_likely(self, x: Tensor) -> Tensor:
-        """x [n, d] float64, NaN for missing -> the same with the gaps of those rows filled in as in a prototype that
-        are clearly nearer to one then.
+    def with_likely(self, x: Tensor, filled: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """x [n, d] float64, NaN for missing, and what `fill` makes of it -> the same, but with the gaps of those rows
+        filled in as in a prototype that are clearly nearer to one then.
 
         The mean given the others lies off a curve on which they hang together: of a direction in sines and cosines
         half would be missing, and the other half tell of a point inside the circle.
@@ -141,13 +142,16 @@ class HierarchicalDetector(nn.Module):
         gap = torch.isnan(x) & ~self.standardise.unknown
         rows = torch.nonzero(gap.any(dim=1)).flatten()
         if not torch.compiler.is_compiling() and rows.shape[0] == 0:
-            return x
-        some = x[rows]
-        likely = self.like_a_prototype(some, gap[rows])
-        nearer = self.to_prototype(likely) < self.clearly_nearer * self.to_prototype(some)
-        x = x.clone()
-        x[rows] = torch.where(nearer[:, None], likely, some)
-        return x
+            return filled
+        v, place, in_table = filled
+        likely_v, likely_place, likely_in_table = self.fill(self.like_a_prototype(x[rows], gap[rows]))
+        nearer = self.to_prototype(likely_v) < self.clearly_nearer * self.to_prototype(v[rows])
+        chosen = torch.nonzero(nearer).flatten()
+        rows = rows[chosen]
+        v[rows] = likely_v[chosen]
+        place[:, rows] = likely_place[:, chosen]
+        in_table[:, rows] = likely_in_table[:, chosen]
+        return v, place, in_table
 
     def like_a_prototype(self, x: Tensor, gap: Tensor) -> Tensor:
         """Rows x [n, d] float64 and where they have gaps -> the same, filled in as the prototype that is nearest to the
@@ -155,15 +159,15 @@ class HierarchicalDetector(nn.Module):
         a = self.standardise(x)
         prototypes = self.at_position(self.codebook.prototypes())
         known, measured = a.masked_fill(gap, 0.0), 1.0 - gap.to(a.dtype)
-        closeness = linear(known, prototypes) - 0.5 * linear(measured, prototypes * prototypes)
-        nearest = prototypes[closeness.argmax(dim=1)]
+        table = torch.cat([prototypes, -0.5 * prototypes * prototypes], dim=1)
+        nearest = prototypes[linear(torch.cat([known, measured], dim=1), table).argmax(dim=1)]
         centre = self.impute.centre
         filled = nearest + self.impute(torch.where(gap, torch.nan, a - nearest + centre)) - centre
         return torch.where(gap, self.standardise.inverse(filled), x)
 
-    def to_prototype(self, x: Tensor) -> Tensor:
-        """x [n, d] float64, NaN for missing -> distance to the nearest prototype [n]."""
-        return self.codebook.to_nearest(self.position_of(self.fill(x)[0]))
+    def to_prototype(self, v: Tensor) -> Tensor:
+        """V [n, 2d] -> distance to the nearest prototype [n]."""
+        return self.codebook.to_nearest(self.position_of(v))
 
     def settle(self, x: Tensor, a: Tensor, filled: Tensor) -> Tensor:
         """x [n, d] float64, A and A without gaps [n, d] -> x as ranks are taken of it, gaps filled in."""

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from stream_ad.detector.products import linear
+
 RIDGE = 1e-3
 
 
@@ -50,15 +52,19 @@ class ConditionalMean(nn.Module):
             return a
         gaps = missing[rows].to(a.dtype)
         known = torch.nan_to_num(a[rows] - self.centre) * (1.0 - gaps)
-        residual = -(known @ self.precision) * gaps
+        residual = -linear(known, self.precision.t()) * gaps
         found = torch.zeros_like(known)
         # Jacobi preconditioning: features may differ widely in how well the others explain them.
         inverse_diagonal = 1.0 / torch.diagonal(self.precision)
         z = residual * inverse_diagonal
         direction = z
         weight = (residual * z).sum(dim=1, keepdim=True)
-        for _ in range(self.steps):
-            image = (direction @ self.precision) * gaps
+        steps = self.steps
+        if not torch.compiler.is_compiling():
+            # As many as gaps would do but for rounding.
+            steps = min(steps, 2 * int(gaps.sum(dim=1).max()))
+        for _ in range(steps):
+            image = linear(direction, self.precision.t()) * gaps
             step = weight / ((direction * image).sum(dim=1, keepdim=True) + 1e-20)
             found = found + step * direction
             residual = residual - step * image

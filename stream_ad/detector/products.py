@@ -25,9 +25,11 @@ else:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [n, i] @ weight [o, i] transposed + bias [o] -> [n, o], float32."""
-    if worthwhile(x, x.shape[0] * weight.numel()):
-        return by_onednn(x, weight, bias)
+    """x [..., i] @ weight [o, i] transposed + bias [o] -> [..., o], float32."""
+    rows = x.flatten(0, -2)
+    if worthwhile(x, rows.shape[0] * weight.numel()):
+        product: Tensor = by_onednn(rows, weight, bias).unflatten(0, x.shape[:-1])
+        return product
     return F.linear(x, weight, bias)
 
 
@@ -48,5 +50,5 @@ class Linear(nn.Linear):
     """`torch.nn.Linear`, computed by `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, in] -> [n, out]."""
+        """[..., in] -> [..., out]."""
         return linear(x, self.weight, self.bias)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stream_ad.detector.draws import Draws
+from stream_ad.detector.pointwise import exp
 from stream_ad.detector.products import Linear, batched
 
 QUANTILES = (0.005, 0.05, 0.20, 0.50, 0.80, 0.95, 0.995)
@@ -86,7 +87,7 @@ class ConditionalRarity(nn.Module):
         hidden = F.silu(first)
         hidden = hidden + F.silu(self.hidden(hidden))
         logits = batched(hidden, self.to_bins)
-        weight = torch.exp(logits.clamp(-20.0, 20.0))
+        weight = exp(logits.clamp(-20.0, 20.0))
         weight = weight.reshape(self.groups, own.shape[1], weight.shape[2] // self.members, self.members)
         lift = weight.gather(2, own[:, :, None]).squeeze(2) / (weight * self.marginal).sum(dim=2)
         return (1.0 - self.marginal_share) * lift + self.marginal_share

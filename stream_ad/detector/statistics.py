@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from stream_ad.detector.pointwise import compress
+
 NAMES = (
     "residual_v_squared",
     "residual_v_absolute",
@@ -24,16 +26,6 @@ NAMES = (
 
 ROUNDING = {"vae_error": 1e-4, "latent_distance": 1e-3, "latent_divergence": 1e-3}
 """What rounding alone can make of these in a window of one and the same row; elsewhere they are much larger."""
-
-
-def compress(v: Tensor, limit: float) -> Tensor:
-    """Leave v <= limit as it is and let what is beyond grow logarithmically: no two rows end on one top value."""
-    return v.clamp(max=limit) + limit * torch.log((v / limit).clamp(min=1.0))
-
-
-def celu(v: Tensor, alpha: float = 1.0) -> Tensor:
-    """`torch.celu`, ten times as fast: v above 0, and below it towards -alpha."""
-    return torch.maximum(v, alpha * torch.exp(v.clamp(max=0.0) / alpha) - alpha)
 
 
 class NormaliseStatistics(nn.Module):
