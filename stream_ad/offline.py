@@ -83,6 +83,7 @@ def train(config: Config, progress: ProgressReport) -> Trained:
     detector = Detector(config.alerts.rate(), config.detector.device, config.detector.seed)
     detector.fit(
         x,
+        sequence=sequence,
         features=len(schema.features),
         past=schema.context["window"],
         progress=lambda share: progress("learning", int(1000 * share), 1000),

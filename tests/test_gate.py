@@ -101,7 +101,8 @@ class TestBlocksThatAreHeldOut:
     def training(self, n: int) -> TrainingRows:
         """Numbered rows, with a flagged one before each tenth."""
         place = np.arange(0, n, 10)
-        return TrainingRows(np.arange(n, dtype=float)[:, None], np.arange(n), place[:, None] - 0.5, place, 1.0)
+        one = np.zeros(n, np.int64)
+        return TrainingRows(np.arange(n, dtype=float)[:, None], np.arange(n), one, place[:, None] - 0.5, place, 1.0)
 
     def test_they_are_a_twentieth_of_the_window_and_near_its_end(self) -> None:
         learned, held_out = gate.hold_out(self.training(10_000))
@@ -131,10 +132,11 @@ class TestBlocksThatAreHeldOut:
     def test_a_model_is_not_tried_on_a_burst_that_it_was_spared(self) -> None:
         held_out = gate.hold_out(self.training(10_000))[1]
         first, last = int(held_out.position[0]), int(held_out.position[99])
-        tried = held_out.outside([(first, last)])
+        tried = held_out.outside([(first, last, 0)])
         assert len(tried) == 400
         assert tried.min() > last
-        everything = [(0, 10_000)]
+        assert len(held_out.outside([(first, last, 1)])) == 500, "that was another sequence's"
+        everything = [(0, 10_000, 0)]
         assert len(held_out.outside(everything)) == 500, "with nothing else it is tried on what there is"
 
 

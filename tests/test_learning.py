@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stream_ad.detector import Detector
 from stream_ad.learning import ColdStart
 from stream_ad.learning.cores import threads_each, usable_cores
 from stream_ad.learning.data_report import counters, suspicious_values, too_coarse_for_float32
@@ -43,6 +44,17 @@ def test_a_flagged_row_keeps_its_place_in_time() -> None:
     training = window.training_rows()
     assert training.flagged[:, 0].tolist() == [400]
     assert training.flagged_place.tolist() == [400]
+
+
+def test_a_burst_of_one_key_leaves_the_window_and_rows_of_other_keys_between_stay() -> None:
+    window = InlierWindow(1000, 2, 0.01)
+    window.add(numbered(0, 1000), np.full(1000, np.nan), sequence=np.arange(1000) % 2 + 7)
+    training, detector = window.training_rows(), Detector(0.01)
+    detector.left_out = np.array([100, 102, 103, 104, 200])
+    stretches = training.left_out(detector)
+    assert stretches == [(100, 104, 7), (200, 200, 7), (103, 103, 8)]
+    window.drop(stretches)
+    assert set(range(1000)) - set(window.training_rows().rows[:, 0].tolist()) == {100, 102, 103, 104, 200}
 
 
 def exponential_scores(n: int, alpha: float, rng: np.random.Generator) -> np.ndarray:

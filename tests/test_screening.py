@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stream_ad.detector import Detector, Recipe
-from stream_ad.detector.fitting import bursts_in
+from stream_ad.detector.fitting import bursts_in, has_in_its_past
 from stream_ad.detector.screening import largest_sum
 from stream_ad.detector.temporal import TemporalContext
 from stream_ad.simulation import Plant
@@ -23,8 +23,9 @@ BRIEF = Recipe(
 )
 
 
-def bursts(x: np.ndarray) -> np.ndarray:
-    return bursts_in(torch.from_numpy(x), 0, BRIEF, 0).numpy()
+def bursts(x: np.ndarray, sequence: np.ndarray | None = None) -> np.ndarray:
+    of_sequence = torch.zeros(len(x)) if sequence is None else torch.from_numpy(sequence)
+    return bursts_in(torch.from_numpy(x), of_sequence, 0, BRIEF, 0).numpy()
 
 
 def noise(n: int = 3000) -> np.ndarray:
@@ -84,6 +85,32 @@ def test_a_sensor_that_leaves_the_others_is_a_burst_where_rows_wander_as_far_the
 @pytest.mark.parametrize("seed", range(4))
 def test_a_plant_without_faults_has_no_bursts(seed: int) -> None:
     assert not bursts(Plant(seed=seed, drift=False).rows(3000).values).any()
+
+
+@pytest.mark.parametrize("apart", [0.0, 4.0])
+def test_a_burst_of_one_machine_is_found_though_rows_of_others_come_between(apart: float) -> None:
+    x, machine = noise(), np.arange(3000) % 5
+    x += apart * np.random.default_rng(1).normal(size=(5, 6))[machine]
+    burst = np.flatnonzero(machine == 2)[200:260]
+    x[burst] += 1.5
+    assert not bursts(x)[burst].any(), "every fifth row is no stretch"
+    found = bursts(x, machine)
+    assert found[burst].mean() > 0.9
+    assert not found[machine != 2].any()
+
+
+def test_a_machine_that_is_less_steady_than_the_others_has_no_burst() -> None:
+    x, machine = noise(), np.arange(3000) % 10
+    x[machine == 2] *= 3.0
+    assert not bursts(x, machine).any()
+
+
+def test_what_has_a_burst_in_its_past_are_the_next_rows_of_its_sequence() -> None:
+    burst = torch.zeros(12, dtype=torch.bool)
+    burst[2] = True
+    near = has_in_its_past(burst, torch.arange(12) % 2, 2)
+    assert torch.nonzero(near).flatten().tolist() == [2, 4, 6]
+    assert not has_in_its_past(burst & False, torch.arange(12) % 2, 2).any()
 
 
 def test_a_burst_shows_in_the_features_and_not_in_what_tells_of_their_past() -> None:

@@ -107,8 +107,8 @@ def test_a_burst_that_the_first_training_leaves_out_is_told_of_and_not_stored(tm
     trainer.start(a_job(tmp_path, window_rows=2000), window.state())
     outcome = outcome_of(trainer)
     assert len(outcome.left_out) == 1
-    first, last = outcome.left_out[0]
-    assert 690 <= first <= 705 and 734 <= last < 750
+    first, last, sequence = outcome.left_out[0]
+    assert 690 <= first <= 705 and 734 <= last < 750 and sequence == 0
     assert outcome.version is not None
     stored = ModelRegistry(str(tmp_path), 5).load(outcome.version).window
     assert stored is not None

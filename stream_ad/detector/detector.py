@@ -98,6 +98,7 @@ class Detector:
         truncated: float = 0.0,
         anomalies: Float64 | None = None,
         judged: bool = False,
+        sequence: NDArray[np.int64] | None = None,
         features: int | None = None,
         past: int = 0,
         progress: Progress = lambda share: None,
@@ -108,14 +109,17 @@ class Detector:
         came before each, `truncated` the share of inliers that it flagged more strongly: see
         `fitting.Flagged`. `anomalies` [m, d] are rows known to be anomalous, if there are any.
         Unless an earlier model has `judged` the rows, a burst among them that looks like nothing else is left out;
-        `left_out` then has the numbers of its rows. It shows in the first `features` columns, or in all; the others
-        tell of a row's past, which reaches `past` rows back, so that many rows after a burst are left out with it.
+        `left_out` then has the numbers of its rows. Rows of one `sequence` [n] follow each other, such as those of a
+        record key; without it all do. A burst shows in the first `features` columns, or in all; the others tell of a
+        row's past, which reaches `past` rows back, so that many rows after a burst are left out with it.
         Raises `TrainingError` for fewer than eight rows.
         """
         rows = self._tensor(x)
         place = None if flagged_place is None else torch.as_tensor(flagged_place, device=self.device)
         if not judged:
-            burst = bursts_in(rows[:, :features], past, self.recipe, self.seed)
+            succeeding = np.zeros(len(x), np.int64) if sequence is None else sequence
+            of_sequence = torch.as_tensor(succeeding, device=self.device)
+            burst = bursts_in(rows[:, :features], of_sequence, past, self.recipe, self.seed)
             self.left_out = torch.nonzero(burst).flatten().cpu().numpy()
             rows = rows[~burst]
             place = None if place is None else place - torch.cat([place.new_zeros(1), burst.cumsum(0)])[place]

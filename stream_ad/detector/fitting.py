@@ -24,7 +24,7 @@ from stream_ad.detector.hierarchical import (
 from stream_ad.detector.outskirts import select_outskirts
 from stream_ad.detector.rarity import BINS
 from stream_ad.detector.recipe import Recipe
-from stream_ad.detector.screening import FEWEST_ROWS, find_bursts
+from stream_ad.detector.screening import FEWEST_ROWS, around_one_centre, find_bursts
 from stream_ad.detector.synthesis import Synthesiser
 
 LEAST_ROWS = 8
@@ -96,18 +96,36 @@ def fit_hierarchical_detector(
     return detector.eval()
 
 
-def bursts_in(x: Tensor, past: int, recipe: Recipe, seed: int) -> Tensor:
-    """Rows [n] of the window x [n, d] that should not be learned from: those in a burst, and `past` rows after it. See
-    `screening.find_bursts`."""
+def bursts_in(x: Tensor, sequence: Tensor, past: int, recipe: Recipe, seed: int) -> Tensor:
+    """Rows [n] of the window x [n, d] that should not be learned from: those in a burst, and `past` rows of the same
+    `sequence` [n] after it.
+
+    A burst may be a stretch of the window, or of one sequence only, between whose rows come those of others. These may
+    be its like, or machines with centres of their own. See `screening.find_bursts`.
+    """
+    burst = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
     if x.shape[0] < FEWEST_ROWS:
-        return torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        describing = HierarchicalDetector(x.shape[1], GROUPS, recipe).to(x.device)
-        v = fit_descriptors(describing, x)
-        a = v[:, : x.shape[1]]
-        position, surprise = describing.position_of(v), describing.impute.surprise(a)
-    burst = find_bursts(position, surprise, torch.Generator().manual_seed(seed)).cumsum(0)
-    return burst > F.pad(burst, [past + 1, 0])[: len(burst)]
+        return burst
+    looks = [(x, torch.zeros_like(sequence))]
+    if (sequence != sequence[0]).any():
+        looks += [(x, sequence), (around_one_centre(x, sequence), sequence)]
+    generator = torch.Generator().manual_seed(seed)
+    for rows, of_sequence in looks:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            describing = HierarchicalDetector(x.shape[1], GROUPS, recipe).to(x.device)
+            v = fit_descriptors(describing, rows)
+            surprise = describing.impute.surprise(v[:, : x.shape[1]])
+            burst |= find_bursts(describing.position_of(v), surprise, of_sequence, generator)
+    return burst | has_in_its_past(burst, sequence, past)
+
+
+def has_in_its_past(burst: Tensor, sequence: Tensor, past: int) -> Tensor:
+    """Rows [n] with one of a `burst` [n] among the `past` rows before them in their `sequence` [n]."""
+    order = sequence.argsort(stable=True)
+    place = torch.arange(len(order), device=order.device)
+    latest = torch.where(burst[order], place, -past - 1).cummax(0).values
+    near = (place - latest <= past) & (sequence[order] == sequence[order][latest.clamp(min=0)])
+    return near[order.argsort()]
 
 
 @dataclass(slots=True)

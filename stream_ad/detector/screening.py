@@ -8,7 +8,7 @@ from torch import Tensor
 from stream_ad.detector.descriptors import normal_score
 
 FEWEST_ROWS = 200
-"""In smaller windows nothing can be said of stretches."""
+"""In smaller windows nothing can be said of stretches, and of shorter sequences not where their centre is."""
 BLOCKS = 8
 ROWS_OF_EACH = 512
 """Of a block: enough to hold some of each of hundreds of kinds of rows."""
@@ -23,17 +23,46 @@ LONGEST = 1.0 / BLOCKS
 MOST_BURSTS = 3
 
 
-def find_bursts(position: Tensor, surprise: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows [n, s] in time order, and the surprise of each of their values given the others [n, d] -> true [n] for those
-    in a burst.
+def find_bursts(position: Tensor, surprise: Tensor, sequence: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows [n, s] in time order, the surprise of each of their values given the others [n, d], and the `sequence` [n]
+    to which each belongs, such as that of a record key -> true [n] for those in a burst.
 
     Two kinds are looked for. Rows of a burst vouch for each other, so each row is held against the other blocks of the
     window alone. But in a stream whose places wander much a short fault is nowhere far off; there a sensor that
     leaves the others shows it.
     """
-    far_off = strangeness_to_other_blocks(position, generator)
-    broken = normal_scores(surprise.amax(dim=1))
-    return stretches(far_off, FAR_OFF, SURE_FAR_OFF) | stretches(broken, BROKEN, SURE_BROKEN)
+    order = sequence.argsort(stable=True)
+    far_off, broken = (
+        beyond_the_usual(strangeness, sequence)[order]
+        for strangeness in (strangeness_to_other_blocks(position, generator), normal_scores(surprise.amax(dim=1)))
+    )
+    burst = stretches(far_off, FAR_OFF, SURE_FAR_OFF) | stretches(broken, BROKEN, SURE_BROKEN)
+    return burst[order.argsort()]
+
+
+def around_one_centre(x: Tensor, sequence: Tensor) -> Tensor:
+    """x [n, d], NaN for missing, with each sequence's median moved to that of all rows: what sets one machine apart
+    from the others hides what is strange for it. Where too few rows show no centre they stay where they are."""
+    order = sequence.argsort(stable=True)
+    count = torch.unique_consecutive(sequence[order], return_counts=True)[1].tolist()
+    centre = x.nanmedian(dim=0).values
+    moved = x.clone()
+    for rows in order.split(count):
+        if len(rows) >= FEWEST_ROWS:
+            moved[rows] += centre - x[rows].nanmedian(dim=0).values
+    return moved
+
+
+def beyond_the_usual(strangeness: Tensor, sequence: Tensor) -> Tensor:
+    """Strangeness [n] less what is usual in the row's sequence [n], its median, where that is strange itself: a machine
+    that is less steady than the others all the time has no burst."""
+    order = strangeness.argsort()
+    order = order[sequence[order].argsort(stable=True)]
+    count = torch.unique_consecutive(sequence[order], return_counts=True)[1]
+    median = strangeness[order][count.cumsum(0) - count + (count - 1) // 2]
+    beyond = strangeness.clone()
+    beyond[order] -= median.clamp(min=0.0).repeat_interleave(count)
+    return beyond
 
 
 def stretches(strangeness: Tensor, expected: float, certainty: float) -> Tensor:

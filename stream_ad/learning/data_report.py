@@ -139,6 +139,6 @@ def burst_left_out(rows: NDArray[np.int64]) -> list[str]:
     if not len(rows):
         return []
     return [
-        f"{len(rows)} rows between row {rows[0]} and row {rows[-1]} of the window follow on each other and look like "
-        "none of the others: they were taken for a fault and not learned from"
+        f"{len(rows)} rows between row {rows[0]} and row {rows[-1]} of the window follow on each other, or on rows of "
+        "their key, and look like none of the others: they were taken for a fault and not learned from"
     ]

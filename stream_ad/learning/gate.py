@@ -63,11 +63,12 @@ class Held:
 
     rows: Float64
     position: Int64
+    sequence: Int64
 
     def outside(self, stretches: Sequence[Stretch]) -> Float64:
         """Those [k, d] that lie in none of the stretches: a burst that the model was spared is nothing to try it on,
         unless there is nothing else."""
-        inside = within(self.position, stretches)
+        inside = within(self.position, self.sequence, stretches)
         return self.rows if inside.all() else self.rows[~inside]
 
 
@@ -81,7 +82,7 @@ def hold_out(training: TrainingRows) -> tuple[TrainingRows, Held]:
     n = len(training.rows)
     if n < LEAST_WINDOW:
         latest = slice(-MOST_HELD_OUT, None)
-        return training, Held(training.rows[latest], training.position[latest])
+        return training, Held(training.rows[latest], training.position[latest], training.sequence[latest])
     length = min(MOST_HELD_OUT, int(HELD_OUT_SHARE * n)) // HELD_OUT_BLOCKS
     block = np.arange(n)[::-1] // length
     held = (block % EVERY_BLOCK == 0) & (block < EVERY_BLOCK * HELD_OUT_BLOCKS)
@@ -91,10 +92,11 @@ def hold_out(training: TrainingRows) -> tuple[TrainingRows, Held]:
         training,
         rows=training.rows[~held],
         position=training.position[~held],
+        sequence=training.sequence[~held],
         flagged=training.flagged[kept],
         flagged_place=learned_before[training.flagged_place[kept]],
     )
-    return learned, Held(training.rows[held], training.position[held])
+    return learned, Held(training.rows[held], training.position[held], training.sequence[held])
 
 
 def judge(

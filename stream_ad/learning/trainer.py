@@ -45,7 +45,7 @@ class Outcome:
     """See `stream_ad.learning.reference`; None without a reference."""
     notes: tuple[str, ...] = ()
     """What a person should know, whatever the result."""
-    left_out: tuple[tuple[int, int], ...] = ()
+    left_out: tuple[tuple[int, int, int], ...] = ()
     """Stretches of the window that should not be learned from: see `InlierWindow.drop`."""
 
 
@@ -147,7 +147,7 @@ class Trainer:
                 refused_by=tuple(result.refused_by),
                 reference_distance=result.reference_distance,
                 notes=tuple(result.notes),
-                left_out=tuple((first, last) for first, last in result.left_out),
+                left_out=tuple((first, last, sequence) for first, last, sequence in result.left_out),
             )
         if code < 0:
             hint = ": out of memory? Give it more, or lower training.window_rows" if -code == signal.SIGKILL else ""

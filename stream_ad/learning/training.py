@@ -12,7 +12,7 @@ from stream_ad.detector import Detector
 from stream_ad.detector.fitting import Progress
 from stream_ad.learning import gate
 from stream_ad.learning.second_opinion import admit_recurring
-from stream_ad.learning.window import InlierWindow
+from stream_ad.learning.window import InlierWindow, Stretch
 
 Float64 = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ class Training:
     """[n, d] that it learned from or was judged by."""
     recurring: int
     """Flagged rows among them that got a second opinion."""
-    left_out: list[tuple[int, int]]
+    left_out: list[Stretch]
     """Stretches of the window that should not be learned from: see `InlierWindow.drop`."""
     verdict: gate.Verdict
 

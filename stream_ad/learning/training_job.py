@@ -67,7 +67,7 @@ class Result:
     """See `stream_ad.learning.reference`; None without a reference."""
     notes: list[str]
     """What a person should know, whatever became of the model."""
-    left_out: list[tuple[int, int]]
+    left_out: list[tuple[int, int, int]]
     """Stretches of the window that should not be learned from: see `InlierWindow.drop`."""
 
 

@@ -16,8 +16,8 @@ from stream_ad.learning.truncation import FAR, inlier_probability, suspects
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
-Stretch = tuple[int, int]
-"""First and last position."""
+Stretch = tuple[int, int, int]
+"""First and last position, and the sequence whose rows are meant."""
 
 QUARANTINE_SHARE = 0.2
 """Of the window's capacity. Half of it at most fills before rows are let back in: what was flagged earlier, which the
@@ -31,6 +31,8 @@ class TrainingRows:
     rows: Float64
     position: Int64
     """Of the rows, as the window counts them."""
+    sequence: Int64
+    """See `Rows.sequence`."""
     flagged: Float64
     flagged_place: Int64
     scored_share: float
@@ -43,8 +45,15 @@ class TrainingRows:
     def left_out(self, detector: Detector) -> list[Stretch]:
         """The stretches of these rows that the detector did not learn from: what was held out between them belongs to
         them."""
-        runs = np.split(detector.left_out, np.flatnonzero(np.diff(detector.left_out) > 1) + 1)
-        return [(int(self.position[run[0]]), int(self.position[run[-1]])) for run in runs if len(run)]
+        order = np.argsort(self.sequence, kind="stable")
+        place = np.flatnonzero(np.isin(order, detector.left_out))
+        follows = (np.diff(place) == 1) & (np.diff(self.sequence[order[place]]) == 0)
+        runs = np.split(order[place], np.flatnonzero(~follows) + 1)
+        return [
+            (int(self.position[run[0]]), int(self.position[run[-1]]), int(self.sequence[run[0]]))
+            for run in runs
+            if len(run)
+        ]
 
     def teach(
         self,
@@ -63,6 +72,7 @@ class TrainingRows:
             truncated=self.truncated(detector.false_alarm_rate),
             anomalies=anomalies,
             judged=self.scored_share > 0.5,
+            sequence=self.sequence,
             features=features,
             past=past,
             progress=progress,
@@ -95,11 +105,11 @@ class Rows:
         return joined, order >= len(self)
 
 
-def within(position: Int64, stretches: Sequence[Stretch]) -> Bool:
-    """Which of the positions [n] lie in one of the stretches."""
+def within(position: Int64, sequence: Int64, stretches: Sequence[Stretch]) -> Bool:
+    """Which of the rows at these positions [n], each of a sequence [n], lie in one of the stretches."""
     inside = np.zeros(len(position), dtype=bool)
-    for first, last in stretches:
-        inside |= (position >= first) & (position <= last)
+    for first, last, of_sequence in stretches:
+        inside |= (position >= first) & (position <= last) & (sequence == of_sequence)
     return inside
 
 
@@ -215,7 +225,7 @@ class InlierWindow:
         nobody had judged, and later ones are not to learn it either."""
         if stretches:
             held = self.inliers.ordered()
-            self.inliers.replace(held[~within(held.position, stretches)])
+            self.inliers.replace(held[~within(held.position, held.sequence, stretches)])
 
     def judge_anew(self, score: Float64) -> None:
         """Take the inliers for what these scores [n], oldest first, say: flagged ones go to the quarantine."""
@@ -252,6 +262,7 @@ class InlierWindow:
         return TrainingRows(
             rows=rows.values[kept],
             position=rows.position[kept],
+            sequence=rows.sequence[kept],
             flagged=rows.values[drawn & flagged],
             flagged_place=np.cumsum(kept, dtype=np.int64)[drawn & flagged],
             scored_share=float(scored[kept].mean()) if kept.any() else 0.0,
