@@ -20,6 +20,7 @@ from stream_ad.detector import Recipe, fitting
 from stream_ad.detector.descriptors import Ranks
 from stream_ad.detector.draws import Draws
 from stream_ad.detector.fitting import Flagged, Stages
+from stream_ad.detector.folds import Window
 from stream_ad.detector.hierarchical import WEIGHTS
 from stream_ad.detector.statistics import NAMES
 
@@ -41,7 +42,9 @@ def fitted(train: bytes, shape: tuple[int, int], seed: int, patched: str, recipe
     flagged = Flagged(x[:0], torch.empty(0, dtype=torch.int64), 0.0)
     with patches(PATCHES[patched]), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return fitting.fit_and_hold_out(x, recipe, Draws(seed, CPU), seed, flagged, x[:0], lambda share: None), x
+        window = Window(x, torch.zeros(len(x)))
+        stages = fitting.fit_and_hold_out(window, recipe, Draws(seed, CPU), seed, flagged, x[:0], lambda share: None)
+        return stages, x
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from scipy.spatial import KDTree
 from stream_ad.config import Config
 from stream_ad.detector import Detector, Recipe
 from stream_ad.detector.detector import Findings
-from stream_ad.detector.fitting import BLOCKS, blocks_to_folds
+from stream_ad.detector.folds import BLOCKS, blocks_to_folds
 from stream_ad.learning import Learner, LearningSettings, LoadedModel
 from stream_ad.learning.changes import ChangeWatch
 from stream_ad.learning.drift import Drift
@@ -490,7 +490,7 @@ def test_the_worker_counts_what_was_found_and_shows_that_a_change_lasts(
 @pytest.mark.parametrize("folds", [2, 3])
 def test_an_operating_point_that_fills_a_part_of_the_window_is_both_learned_and_held_out(folds: int) -> None:
     for seed in range(20):
-        fold = blocks_to_folds(8400, folds, seed)
+        fold = blocks_to_folds(8400, folds, BLOCKS, seed)
         assert fold[-1] == 0
         for part in fold.chunk(BLOCKS // folds):
             assert set(part.tolist()) == set(range(folds))

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from stream_ad.detector import Detector, Recipe
-from stream_ad.detector.fitting import bursts_in, has_in_its_past
+from stream_ad.detector.fitting import bursts_in
+from stream_ad.detector.folds import in_the_past
 from stream_ad.detector.screening import largest_sum
 from stream_ad.detector.temporal import TemporalContext
 from stream_ad.simulation import Plant
@@ -108,9 +109,9 @@ def test_a_machine_that_is_less_steady_than_the_others_has_no_burst() -> None:
 def test_what_has_a_burst_in_its_past_are_the_next_rows_of_its_sequence() -> None:
     burst = torch.zeros(12, dtype=torch.bool)
     burst[2] = True
-    near = has_in_its_past(burst, torch.arange(12) % 2, 2)
+    near = in_the_past(burst, torch.arange(12) % 2, 2)
     assert torch.nonzero(near).flatten().tolist() == [2, 4, 6]
-    assert not has_in_its_past(burst & False, torch.arange(12) % 2, 2).any()
+    assert not in_the_past(burst & False, torch.arange(12) % 2, 2).any()
 
 
 def test_a_burst_shows_in_the_features_and_not_in_what_tells_of_their_past() -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from stream_ad.detector.descriptors import FLOAT32_MAX
 from stream_ad.detector.fitting import Flagged, Progress, bursts_in, fit_hierarchical_detector
+from stream_ad.detector.folds import Window
 from stream_ad.detector.hierarchical import MOST_CANDIDATES, HierarchicalDetector
 from stream_ad.detector.recipe import Recipe
 
@@ -115,20 +116,20 @@ class Detector:
         Raises `TrainingError` for fewer than eight rows.
         """
         rows = self._tensor(x)
+        of_one = np.zeros(len(x), np.int64)
+        of_sequence = torch.as_tensor(of_one if sequence is None else sequence, device=self.device)
         place = None if flagged_place is None else torch.as_tensor(flagged_place, device=self.device)
         if not judged:
-            succeeding = np.zeros(len(x), np.int64) if sequence is None else sequence
-            of_sequence = torch.as_tensor(succeeding, device=self.device)
             burst = bursts_in(rows[:, :features], of_sequence, past, self.recipe, self.seed)
             self.left_out = torch.nonzero(burst).flatten().cpu().numpy()
-            rows = rows[~burst]
+            rows, of_sequence = rows[~burst], of_sequence[~burst]
             place = None if place is None else place - torch.cat([place.new_zeros(1), burst.cumsum(0)])[place]
         extra = None
         if flagged is not None and place is not None:
             extra = Flagged(self._tensor(flagged), place, truncated)
         known = None if anomalies is None else self._tensor(anomalies)
         self.module = fit_hierarchical_detector(
-            rows, self.recipe, self.false_alarm_rate, self.seed, extra, known, progress
+            Window(rows, of_sequence, past), self.recipe, self.false_alarm_rate, self.seed, extra, known, progress
         )
         self._compiled = None
         return self

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from stream_ad.detector.autoencoder import corrupt
 from stream_ad.detector.codebook import GROUPS
 from stream_ad.detector.draws import Draws
+from stream_ad.detector.folds import Folds, Window, in_the_past, into_folds
 from stream_ad.detector.hierarchical import (
     EXTREMES,
     LIKENESS,
@@ -28,7 +29,6 @@ from stream_ad.detector.screening import FEWEST_ROWS, around_one_centre, find_bu
 from stream_ad.detector.synthesis import Synthesiser
 
 LEAST_ROWS = 8
-BLOCKS = 8
 LABEL_WEIGHT = 50
 """So many synthetic outliers one labelled anomaly stands for, as long as they are not more than half of all."""
 LABELS_AT_HALF = 10
@@ -58,7 +58,7 @@ class Flagged:
 
 
 def fit_hierarchical_detector(
-    x: Tensor,
+    window: Window,
     recipe: Recipe,
     alpha: float,
     seed: int,
@@ -66,10 +66,11 @@ def fit_hierarchical_detector(
     anomalies: Tensor | None = None,
     progress: Progress = lambda share: None,
 ) -> HierarchicalDetector:
-    """Fit all stages on inliers x [n, d] float64 in time order, NaN for missing, and known anomalies [k, d].
+    """Fit all stages on a window of inliers [n, d] and known anomalies [k, d].
 
-    The device is that of x. Raises `TrainingError` for fewer than eight rows.
+    The device is that of the window. Raises `TrainingError` for fewer than eight rows.
     """
+    x = window.rows
     n = x.shape[0]
     if n < LEAST_ROWS:
         raise TrainingError(f"{n} rows are too few to learn from: at least {LEAST_ROWS} are needed")
@@ -82,7 +83,7 @@ def fit_hierarchical_detector(
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        stages = fit_and_hold_out(x, recipe, draws, seed, flagged, anomalies, part_of(progress, 0, 2))
+        stages = fit_and_hold_out(window, recipe, draws, seed, flagged, anomalies, part_of(progress, 0, 2))
         fit_head(stages, recipe, draws, part_of(progress, 1, 2))
     detector = stages.detector
     with torch.no_grad():
@@ -116,16 +117,7 @@ def bursts_in(x: Tensor, sequence: Tensor, past: int, recipe: Recipe, seed: int)
             v = fit_descriptors(describing, rows)
             surprise = describing.impute.surprise(v[:, : x.shape[1]])
             burst |= find_bursts(describing.position_of(v), surprise, of_sequence, generator)
-    return burst | has_in_its_past(burst, sequence, past)
-
-
-def has_in_its_past(burst: Tensor, sequence: Tensor, past: int) -> Tensor:
-    """Rows [n] with one of a `burst` [n] among the `past` rows before them in their `sequence` [n]."""
-    order = sequence.argsort(stable=True)
-    place = torch.arange(len(order), device=order.device)
-    latest = torch.where(burst[order], place, -past - 1).cummax(0).values
-    near = (place - latest <= past) & (sequence[order] == sequence[order][latest.clamp(min=0)])
-    return near[order.argsort()]
+    return in_the_past(burst, sequence, past)
 
 
 @dataclass(slots=True)
@@ -149,58 +141,47 @@ class Stages:
 
 
 def fit_and_hold_out(
-    x: Tensor, recipe: Recipe, draws: Draws, seed: int, flagged: Flagged, anomalies: Tensor, progress: Progress
+    window: Window, recipe: Recipe, draws: Draws, seed: int, flagged: Flagged, anomalies: Tensor, progress: Progress
 ) -> Stages:
     """Fit the stages on one part of the window and measure the rest; of a small window fit them on all of it, and
     measure each part by stages that were fitted on the others."""
-    n = x.shape[0]
-    trained_on = None
-    if n >= recipe.cross_fit_below:
-        fold = blocks_to_folds(n, round(1.0 / recipe.calibration_share), seed).to(x.device)
-        detector, outliers = fit_stages(x[fold != 0], anomalies, recipe, draws, progress)
-        held = [held_out(detector, x, flagged, fold, 0)]
+    x, trained_on = window.rows, None
+    if x.shape[0] >= recipe.cross_fit_below:
+        folds = into_folds(window, round(1.0 / recipe.calibration_share), seed)
+        detector, outliers = fit_stages(x[folds.fold != 0], anomalies, recipe, draws, progress)
+        held = [held_out(detector, x, flagged, folds, 0)]
     else:
-        folds = recipe.cross_fit_folds
-        fold = blocks_to_folds(n, folds, seed).to(x.device)
+        count = recipe.cross_fit_folds
+        folds = into_folds(window, count, seed)
         held, unknown = [], torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
-        for i in range(folds):
-            part = fit_stages(x[fold != i], anomalies, recipe, draws, part_of(progress, i, folds + 1))[0]
-            held.append(held_out(part, x, flagged, fold, i))
+        for i in range(count):
+            part = fit_stages(x[folds.fold != i], anomalies, recipe, draws, part_of(progress, i, count + 1))[0]
+            held.append(held_out(part, x, flagged, folds, i))
             unknown |= part.standardise.unknown
         # Features that came so late that only rows which do not know them are left to calibrate by.
         x = torch.where(unknown, torch.nan, x)
-        detector, outliers = fit_stages(x, anomalies, recipe, draws, part_of(progress, folds, folds + 1))
-        trained_on = measure(detector, torch.cat([x, flagged.rows]))
+        detector, outliers = fit_stages(x, anomalies, recipe, draws, part_of(progress, count, count + 1))
+        judging = folds.held >= 0
+        trained_on = measure(detector, torch.cat([x[judging], flagged.rows[judging[place_in(flagged, x)]]]))
     statistics, compared, is_flagged = (torch.cat(each) for each in zip(*held, strict=True))
     of_anomalies = measure(detector, anomalies)[0] if anomalies.shape[0] else statistics[:0]
     return Stages(detector, outliers, statistics, compared, is_flagged, of_anomalies, trained_on)
 
 
-def blocks_to_folds(n: int, folds: int, seed: int) -> Tensor:
-    """Fold number [n] of each row: contiguous blocks of the window, dealt out at random.
-
-    Neighbours in time are near copies, so single rows drawn at random would make every model look better than
-    the next hour will. Blocks from all over the window, because a single recent one sees one time of the day;
-    at random, because equally spaced ones would fall into step with the day; each fold once in every few blocks,
-    because an operating point that fills these must be both learned and held out. The last block is in fold 0.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    rounds = max(1, min(BLOCKS, n // 4) // folds)
-    dealt = torch.cat([torch.randperm(folds, generator=generator) for _ in range(rounds)])
-    last = dealt[-folds:]
-    last[last == 0], last[-1] = last[-1].clone(), 0
-    return dealt[torch.arange(n) * len(dealt) // n]
-
-
 def held_out(
-    detector: HierarchicalDetector, x: Tensor, flagged: Flagged, fold: Tensor, which: int
+    detector: HierarchicalDetector, x: Tensor, flagged: Flagged, folds: Folds, which: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `measure` says of the rows of one fold and of the flagged rows that fell between them, and which are
-    which."""
-    place = flagged.place.clamp(max=x.shape[0] - 1)
-    own, extra = x[fold == which], flagged.rows[fold[place] == which]
+    """What `measure` says of the rows held out in one fold and of the flagged rows that fell between them, and which
+    are which."""
+    own = x[folds.held == which]
+    extra = flagged.rows[folds.held[place_in(flagged, x)] == which]
     is_flagged = torch.arange(own.shape[0] + extra.shape[0], device=x.device) >= own.shape[0]
     return *measure(detector, torch.cat([own, extra])), is_flagged
+
+
+def place_in(flagged: Flagged, x: Tensor) -> Tensor:
+    """The row of x [n, d] that followed each flagged row [k], or the last."""
+    return flagged.place.clamp(max=x.shape[0] - 1)
 
 
 def measure(detector: HierarchicalDetector, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,60 @@
+"""Rows that are held out show what the next hour will show: nothing of them was learned from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stream_ad.detector.folds import LEAST_HELD, Window, into_folds, near_another
+
+
+def window(n: int, machines: int, past: int) -> Window:
+    return Window(torch.zeros(n, 2, dtype=torch.float64), torch.arange(n) % machines, past)
+
+
+def nearest_of_another(fold: Tensor, held: Tensor, sequence: Tensor) -> int:
+    """Fewest rows of one sequence from a held row to one of another fold."""
+    nearest = len(fold)
+    for one in sequence.unique():
+        of_one, held_of_one = fold[sequence == one], held[sequence == one]
+        for which in range(int(fold.max()) + 1):
+            own, others = torch.nonzero(held_of_one == which), torch.nonzero(of_one != which)
+            if len(own) and len(others):
+                nearest = min(nearest, int((own - others.T).abs().min()))
+    return nearest
+
+
+def test_without_a_past_every_row_is_held_out_in_its_fold() -> None:
+    folds = into_folds(window(8000, 3, 0), 2, 0)
+    assert torch.equal(folds.fold, folds.held)
+    assert torch.equal(folds.fold.bincount(), torch.tensor([4000, 4000]))
+
+
+def test_what_is_held_out_has_nothing_of_other_folds_in_its_past_nor_they_of_it() -> None:
+    for machines in (1, 10, 50):
+        for count in (2, 3):
+            of_machines = window(6000, machines, 16)
+            folds = into_folds(of_machines, count, 0)
+            assert nearest_of_another(folds.fold, folds.held, of_machines.sequence) == 17
+            held = folds.held >= 0
+            assert float(held.to(torch.float32).mean()) > 0.4
+            assert torch.equal(folds.fold[held], folds.held[held])
+
+
+def test_many_machines_get_few_blocks_since_each_has_few_rows_of_a_machine() -> None:
+    for machines, blocks in ((1, 8), (60, 6), (400, 2)):
+        fold = into_folds(window(24_000, machines, 16), 2, 0).fold
+        assert int((fold.diff() != 0).sum()) in range(blocks // 2 - 1, blocks)
+
+
+def test_of_rows_that_are_all_beside_others_all_are_held_out() -> None:
+    folds = into_folds(window(8000, 400, 64), 2, 0)
+    assert torch.equal(folds.fold, folds.held)
+    assert 0.0 < LEAST_HELD < 1.0
+
+
+def test_rows_of_other_sequences_are_not_near() -> None:
+    fold, sequence = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([7, 8, 7, 8, 7, 8])
+    assert near_another(fold, sequence, 1).tolist() == [False, True, True, True, True, False]
+    assert not near_another(fold, torch.tensor([1, 1, 1, 2, 2, 2]), 5).any()
+    assert not near_another(fold, sequence, 0).any()
