@@ -18,7 +18,7 @@ from stream_ad.detector.folds import BLOCKS, blocks_to_folds
 from stream_ad.learning import Learner, LearningSettings, LoadedModel
 from stream_ad.learning.changes import ChangeWatch
 from stream_ad.learning.drift import Drift
-from stream_ad.learning.regime import Phase, isolation
+from stream_ad.learning.regime import MOST_KEYS, Phase, isolation
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.window import InlierWindow
 from stream_ad.records import RecordSchema
@@ -94,6 +94,8 @@ class Loop:
         self.trainings: list[str] = []
         self.model: Nearest | None = None
         self.fails = False
+        self.machines = 1
+        """That take turns, row by row."""
 
     def feed(self, rows: np.ndarray, batch: int = 50) -> np.ndarray:
         """Which of the rows [n, 3] are flagged when they come. [n]"""
@@ -103,8 +105,9 @@ class Loop:
         score, residual = np.full(len(rows), np.nan), np.full(rows.shape, np.nan)
         if self.model is not None:
             score, residual = self.model.judge(rows)
-        self.window.add(rows, score)
-        self.changes.observe(score, residual)
+        sequence = (self.window.seen + np.arange(len(rows))) % self.machines
+        self.window.add(rows, score, sequence)
+        self.changes.observe(score, residual, sequence)
         trigger = self.triggers.due(0.0, self.window.seen, len(self.window))
         if trigger is not None:
             self._train(trigger)
@@ -213,6 +216,65 @@ def test_a_tenth_of_the_rows_may_be_faults_of_one_kind_for_ever(pump: Pump) -> N
     loop.feed(pump.rows(len(point), point))
     assert loop.trainings == []
     assert not loop.changes.regime.suspected
+
+
+# One machine of many
+
+
+def fleet(pump: Pump, action: str = "adapt", machines: int = 10) -> Loop:
+    loop = running(pump, action)
+    loop.machines = machines
+    return loop
+
+
+def one_in_ten(pump: Pump, n: int, point: float) -> np.ndarray:
+    """Rows of ten machines, of which the fourth is at an operating point of its own."""
+    return pump.rows(n, np.where(np.arange(n) % 10 == 3, point, 0.0)[:, None])
+
+
+def test_a_machine_that_changes_for_good_is_learned_while_the_others_go_on(
+    pump: Pump, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = fleet(pump)
+    before = len(loop.window)
+    flagged = loop.feed(one_in_ten(pump, 10 * LASTING - 100, 10.0))
+    assert flagged[3::10].all()
+    assert loop.trainings == []
+    flagged = loop.feed(one_in_ten(pump, 5000, 10.0))
+    assert loop.trainings == ["regime"]
+    assert flagged[200:][3::10].mean() < 0.1
+    assert len(loop.window) == before, "nothing of the others has to make room"
+    assert any("operating point of one key has changed" in record.getMessage() for record in caplog.records)
+    assert loop.feed(one_in_ten(pump, 1000, 0.0)).mean() < 0.05, "nor is what it did before forgotten"
+
+
+def test_with_hold_the_alarms_of_a_machine_go_on_until_it_is_back(pump: Pump) -> None:
+    loop = fleet(pump, "hold")
+    assert loop.feed(one_in_ten(pump, 20 * LASTING, 10.0))[3::10].all()
+    assert loop.changes.regime.phase == Phase.HELD
+    loop.feed(one_in_ten(pump, 30 * LASTING, 0.0))
+    assert loop.changes.regime.phase == Phase.ORDINARY
+    assert loop.trainings == []
+
+
+def test_faults_of_a_machine_that_differ_among_themselves_stay_out(
+    pump: Pump, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = fleet(pump)
+    rows = one_in_ten(pump, 30 * LASTING, 0.0)
+    rows[3::10] = pump.faults(3 * LASTING)
+    loop.feed(rows)
+    assert loop.trainings == []
+    told = [record for record in caplog.records if "most rows of one key have been flagged" in record.getMessage()]
+    assert len(told) == 1
+
+
+def test_keys_that_never_come_again_take_no_memory(pump: Pump) -> None:
+    loop = fleet(pump, machines=10**9)
+    loop.feed(pump.faults(5 * LASTING))
+    assert len(loop.changes.regime._of_key) == MOST_KEYS
+    loop.changes.rolled_back()
+    assert not loop.changes.regime._of_key
 
 
 # A slow drift

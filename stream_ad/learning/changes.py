@@ -18,6 +18,7 @@ from stream_ad.learning.window import InlierWindow
 log = logging.getLogger("stream_ad.learning")
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,12 @@ class ChangeWatch:
             self._drift = DriftWatch(drift, self._features)
         self.regime.action = on_regime_change
 
-    def observe(self, score: Float64, residual: Float64) -> Changes:
-        """Take scores [n], NaN where there was no model, and residuals [n, d] of rows that the window took just now."""
+    def observe(self, score: Float64, residual: Float64, sequence: Int64 | None = None) -> Changes:
+        """Take scores [n], NaN where there was no model, and residuals [n, d] of rows that the window took just now.
+        Rows of one `sequence` [n] follow each other; without it all do."""
         drifts = self._drift.observe(score, residual)
-        regime = self.regime.observe(score, self._triggers.min_rows)
+        sequence = np.zeros(len(score), np.int64) if sequence is None else sequence
+        regime = self.regime.observe(score, sequence, self._triggers.min_rows)
         if regime == "adapt":
             self._triggers.wanted = "regime"
         for drift in drifts:

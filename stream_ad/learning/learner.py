@@ -135,7 +135,7 @@ class Learner:
         """
         self.window.add(values, score, sequence)
         self.roll_back.observe(values, score)
-        return self.changes.observe(score / stretch, residual)
+        return self.changes.observe(score / stretch, residual, sequence)
 
     def remember(self, batch: Batch, rows: NDArray[np.int64], values: Float64, score: Float64) -> None:
         """Hear where the rows that `observe` was offered last came from, so that they can be labelled."""

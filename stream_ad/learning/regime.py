@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -27,6 +29,8 @@ EXTREME = 3.0
 FEWEST = 500
 """Rows that make a change of regime in a young window, unless a tenth of its capacity are fewer."""
 PIECES = 8
+MOST_KEYS = 1024
+"""Of which evidence is kept: those with flagged rows that came last."""
 MOST_COMPARED = 1000
 """Each row is compared with so many others, which takes about 30 ms for 2,000 rows."""
 
@@ -41,6 +45,29 @@ class Phase(IntEnum):
     """The operating point has changed, and alarms go on as `hold` wants it."""
 
 
+@dataclass(slots=True)
+class Evidence:
+    """How long rows have been flagged, those of one key or all."""
+
+    level: float = 0.0
+    since: int = 0
+    """Position of the first row that it has gathered from."""
+    next_look: int = 0
+    told: bool = False
+    """Whether it was said already that these rows are taken for faults."""
+
+    def gather(self, score: Float64, position: Int64, most: int) -> None:
+        """Take the scores [n] of the next rows and their positions [n] in the window."""
+        step = np.where(score >= 1.0, 1.0, np.where(np.isfinite(score), -RECOVERY, 0.0))
+        level = self.level + np.cumsum(step)
+        level -= np.minimum.accumulate(np.minimum(level, 0.0))
+        if len(empty := np.flatnonzero(level == 0.0)):
+            self.since = int(position[empty[-1]]) + 1
+        # Kept at most: after a long change ordinary rows must be able to clear it.
+        self.level = min(float(most), float(level[-1])) if len(level) else self.level
+        self.told = self.told and self.level > 0.0
+
+
 class RegimeWatch:
     """Sees when the flagged rows of a window are a new operating point, and lets them in.
 
@@ -50,10 +77,10 @@ class RegimeWatch:
     four times as many. In a young window half of it will do: little has been seen, so most of what is new is normal,
     and the more seldom something new comes the longer it is doubted. And it is coherent: most of the quarantined rows
     have their like at other times, as near as inliers have theirs; faults of many kinds and a value that runs away do
-    not.
+    not. Evidence gathers over all rows and over those of each key: one machine of many may change alone.
 
-    The rows let in take their places in the window; of the former operating point as many stay, evenly spread over its
-    time, so that the next model knows both.
+    The rows let in take their places in the window. If all has changed, as many of the former operating point stay,
+    evenly spread over its time, so that the next model knows both.
 
     Call `observe` after the window took the same rows, and `settled` when a model that learned the rows let in is
     live. `action` is adapt or hold.
@@ -63,10 +90,10 @@ class RegimeWatch:
         self.action = action
         self.phase = Phase.ORDINARY
         self._window = window
-        self._evidence = 0.0
-        self._since = 0
-        self._next_look = 0
-        self._told = False
+        self._of_all = Evidence()
+        self._of_key: OrderedDict[int, Evidence] = OrderedDict()
+        self._held = self._of_all
+        """For what alarms are held on to."""
 
     @property
     def rows(self) -> int:
@@ -77,90 +104,107 @@ class RegimeWatch:
     @property
     def suspected(self) -> bool:
         """Whether so much is flagged that a change may be under way."""
-        return self.phase != Phase.ORDINARY or self._evidence >= self.rows / 4
+        return self.phase != Phase.ORDINARY or self._of_all.level >= self.rows / 4
 
-    def observe(self, score: Float64, least_rows: int = 0) -> str | None:
-        """Take the scores [n] of the rows that the window took last; return what is done about a change found now.
+    def observe(self, score: Float64, sequence: Int64, least_rows: int = 0) -> str | None:
+        """Take the scores [n] of the rows that the window took last, and the sequence of each; return what is done
+        about a change found now.
 
         With `adapt` the rows of the new operating point are among the window's inliers then, at least `least_rows` in
         all if it held as many: train.
         """
-        self._gather(score)
-        if self._evidence == 0.0:
-            self._told = False
-        if self.phase == Phase.HELD and (self._evidence == 0.0 or self.action == "adapt"):
+        self._gather(score, sequence)
+        if self.phase == Phase.HELD and (self._held.level == 0.0 or self.action == "adapt"):
             self.phase = Phase.ORDINARY
             log.info("alarms are no longer held on to: the former operating point is back, or adapt is wanted now")
-        if self.phase != Phase.ORDINARY or self._evidence < self.rows or self._window.seen < self._next_look:
+        if self.phase != Phase.ORDINARY:
             return None
-        return self._decide(least_rows)
+        # Where all has changed, each key has.
+        every = [(None, self._of_all)] if self._of_all.level >= self.rows else list(self._of_key.items())
+        for key, evidence in every:
+            if evidence.level >= self.rows and self._window.seen >= evidence.next_look:
+                return self._decide(key, evidence, least_rows)
+        return None
 
     def settled(self) -> None:
         """A model is live that learned what was let in: what it flags is judged anew."""
         self.phase = Phase.ORDINARY
-        self._evidence = 0.0
+        self._of_all.level = 0.0
+        self._of_key.clear()
 
     def state(self) -> dict[str, NDArray[np.generic]]:
-        """All of it as arrays, to be kept with the window's, for `restore`."""
-        return {"regime": np.array([self.phase, self._evidence, self._since, self._next_look], np.float64)}
+        """What is to be kept with the window's arrays, for `restore`: keys have other numbers in the next process."""
+        of_all = self._of_all
+        return {"regime": np.array([self.phase, of_all.level, of_all.since, of_all.next_look], np.float64)}
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Take over what `state` gave; arrays of an earlier version, without it, change nothing."""
         if "regime" in arrays:
-            phase, self._evidence, since, next_look = arrays["regime"].tolist()
-            self.phase, self._since, self._next_look = Phase(int(phase)), int(since), int(next_look)
+            phase, level, since, next_look = arrays["regime"].tolist()
+            self.phase = Phase(int(phase))
+            self._of_all = self._held = Evidence(level, int(since), int(next_look))
 
-    def _gather(self, score: Float64) -> None:
-        step = np.where(score >= 1.0, 1.0, np.where(np.isfinite(score), -RECOVERY, 0.0))
-        level = self._evidence + np.cumsum(step)
-        level -= np.minimum.accumulate(np.minimum(level, 0.0))
-        if len(empty := np.flatnonzero(level == 0.0)):
-            self._since = self._window.seen - len(score) + int(empty[-1]) + 1
-        # Kept at most: after a long change ordinary rows must be able to clear it.
-        self._evidence = min(float(self.rows), float(level[-1])) if len(level) else self._evidence
+    def _gather(self, score: Float64, sequence: Int64) -> None:
+        position = self._window.seen - len(score) + np.arange(len(score))
+        self._of_all.gather(score, position, self.rows)
+        concerned = self._of_key.keys() | set(sequence[score >= 1.0].tolist())
+        for key in concerned.intersection(np.unique(sequence).tolist()):
+            own = sequence == key
+            evidence = self._of_key.setdefault(key, Evidence())
+            evidence.gather(score[own], position[own], self.rows)
+            self._of_key.move_to_end(key)
+            if evidence.level == 0.0:
+                del self._of_key[key]
+        while len(self._of_key) > MOST_KEYS:
+            self._of_key.popitem(last=False)
 
-    def _decide(self, least_rows: int) -> str | None:
-        """Look at the quarantined rows; let them in, or say why not."""
-        self._next_look = self._window.seen + self.rows
+    def _decide(self, key: int | None, evidence: Evidence, least_rows: int) -> str | None:
+        """Look at the quarantined rows of a key, or at all of them; let them in, or say why not."""
+        evidence.next_look = self._window.seen + self.rows
         held = self._window.quarantine.ordered()
-        recent = np.flatnonzero(held.position >= self._since)
+        of_key = np.ones(len(held), np.bool_) if key is None else held.sequence == key
+        recent = np.flatnonzero((held.position >= evidence.since) & of_key)
+        if len(recent) < self.rows // 4:
+            return None  # Rows of other keys have taken their place.
         isolated = isolation(held.values[recent], self._window.inliers.ordered().values)
         facts = {"flagged": len(recent), "isolation": round(float(np.median(isolated)), 2)}
+        whose = "" if key is None else " of one key"
         if np.median(isolated) > COHERENT:
-            if not self._told:
+            if not evidence.told:
                 log.warning(
-                    "for long most rows have been flagged, but they are no operating point: they differ among "
+                    f"for long most rows{whose} have been flagged, but they are no operating point: they differ among "
                     "themselves. They are taken for faults and not learned. Look at the source; if this is how it "
                     "runs now, begin anew with an empty registry.path",
                     extra=facts,
                 )
-            self._told = True
+            evidence.told = True
             return None
         if self.action == "hold":
-            self.phase = Phase.HELD
+            self.phase, self._held = Phase.HELD, evidence
             log.warning(
-                "the operating point has changed; alarms go on, since training.on_regime_change is hold: set it to "
-                "adapt if the new one is normal",
+                f"the operating point{whose} has changed; alarms go on, since training.on_regime_change is hold: set "
+                "it to adapt if the new one is normal",
                 extra=facts,
             )
             return "hold"
         chosen = np.zeros(len(held), np.bool_)
         chosen[recent] = (isolated <= EXTREME) & ~far_above(held.score[recent])
-        self._let_in(chosen, least_rows)
+        self.phase = Phase.ADAPTING
+        self._window.admit(chosen)
+        if key is None:
+            self._make_room(evidence.since, least_rows)
         log.warning(
-            "the operating point has changed: flagged rows that are like each other are learned as normal now. If they "
-            "are faults, set training.on_regime_change to hold and roll back (stream-ad models rollback)",
+            f"the operating point{whose} has changed: flagged rows that are like each other are learned as normal now. "
+            "If they are faults, set training.on_regime_change to hold and roll back (stream-ad models rollback)",
             extra=facts | {"let_in": int(chosen.sum())},
         )
         return "adapt"
 
-    def _let_in(self, chosen: Bool, least_rows: int) -> None:
-        self.phase = Phase.ADAPTING
-        self._window.admit(chosen)
-        new = int((self._window.inliers.ordered().position >= self._since).sum())
+    def _make_room(self, since: int, least_rows: int) -> None:
+        new = int((self._window.inliers.ordered().position >= since).sum())
         # Among many more rows of the former operating point the new ones would be the rare and strange ones, and
         # calibration would let most of the budget fall on them.
-        self._window.thin(max(new, least_rows - new), before=self._since)
+        self._window.thin(max(new, least_rows - new), before=since)
 
 
 def isolation(rows: Float64, inliers: Float64) -> Float64:
