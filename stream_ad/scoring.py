@@ -36,7 +36,6 @@ class Scorer:
         self.sequence: Int64 = np.empty(0, np.int64)
         """[n] which of the last batch's rows follow each other: see `Batch.sequences`."""
         self._n_features = len(schema.features)
-        self._calendar = schema.calendar
         self._context = None if schema.context == NO_CONTEXT else TemporalContext(self._n_features, **schema.context)
         self._max_missing = schema.max_missing
         self._cold_start = cold_start
@@ -69,7 +68,7 @@ class Scorer:
         """
         if self._context is None:
             return batch.values
-        return self._context.extend(batch.values, batch.keys, seconds(batch.timestamps) if self._calendar else None)
+        return self._context.extend(batch.values, batch.keys, seconds(batch.timestamps))
 
     def score(self, batch: Batch, extended: Float64) -> Verdicts:
         """Verdicts on all rows; a row with nothing known is `unscored`, an extreme one is never normal."""

@@ -87,10 +87,10 @@ def faulty_stream() -> list[bytes | None]:
     return interleaved(*streams)
 
 
-def decoded(stream: list[bytes | None]) -> Batch:
+def decoded(stream: list[bytes | None], schema: RecordSchema = SCHEMA) -> Batch:
     source = MemorySource(maximum_poll=len(stream))
     source.append(stream)
-    return make_decoder(SCHEMA).decode(source.poll(0.0)).batch
+    return make_decoder(schema).decode(source.poll(0.0)).batch
 
 
 def extended(stream: list[bytes | None]) -> Float64:
@@ -254,6 +254,15 @@ def test_without_a_context_rows_pass_through_untouched() -> None:
     scorer = Scorer(plain, None)
     assert scorer.extend(batch) is batch.values
     assert plain.fingerprint == "8bb8b053560c50c7", "models that are there go on"
+
+
+def test_what_was_before_an_outage_is_not_the_past_of_what_comes_after() -> None:
+    without_calendar = RecordSchema(FEATURES, id="id", key="pump", timestamp="ts", window=WINDOW)
+    stream = records(sensors(60, 0), "good") + records(sensors(60, 0), "good", late_hours=48.0)
+    means = Scorer(without_calendar, None).extend(decoded(stream, without_calendar))[:, len(FEATURES)]
+    assert np.isnan(means[60 : 60 + WINDOW - 1]).all()
+    assert not np.isnan(means[60 + WINDOW - 1 :]).any()
+    np.testing.assert_array_equal(means[60:], means[:60])
 
 
 def test_a_record_without_a_time_has_no_hour() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_ad.detector.descriptors import FLOAT32_MAX
+from stream_ad.detector.outages import find_outages
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -24,6 +26,20 @@ MEMORY = 64 * 2**20
 """Bytes that the rows of all keys together may take."""
 CACHED = 32_768
 """Values worked on at once: more fall out of the processor's caches."""
+PAUSE_MEMORY = 2.0
+"""Windows after which the longest pause between two rows counts half as much: see `find_outages`."""
+
+
+@dataclass(slots=True)
+class Past:
+    """What is kept of a key."""
+
+    rows: Float64
+    """The latest [window - 1, d] at most, since the last outage."""
+    time: float = np.nan
+    """Of the latest row that had one, in seconds since 1970."""
+    usual_pause: float = 0.0
+    """The longest between two rows, in seconds: see `find_outages`."""
 
 
 class TemporalContext:
@@ -40,6 +56,9 @@ class TemporalContext:
     Missing values are left out; where fewer than half of the window's values are there, a descriptor is NaN. So it is
     for a key's first rows, until the window is full: the mean of fewer rows moves more than any that was learned. With
     `calendar` four columns more: the time of day and the time of the week in UTC, each as a point on a circle.
+
+    Rows before an outage are not the past of those after it: nobody knows what went on in between, and a mean over
+    both would show a jump. The key begins anew.
 
     The past of each key is carried from call to call, so the result does not depend on how rows are cut into
     batches. Of the keys the least recently seen are forgotten when all together take more than 64 MiB.
@@ -64,7 +83,7 @@ class TemporalContext:
         self.window = window
         self.scales = tuple(rows for rows in (window, window // 4) if rows > 1)
         self.calendar = calendar
-        self._past: OrderedDict[bytes | None, Float64] = OrderedDict()
+        self._past: OrderedDict[bytes | None, Past] = OrderedDict()
         self._most_keys = max(1, MEMORY // max(1, 8 * n_features * (window - 1)))
 
     @property
@@ -89,22 +108,23 @@ class TemporalContext:
         """Rows `values` [n, d] in order of arrival, NaN for missing -> extended rows [n, width].
 
         The first d columns are the rows themselves. Rows of one of `keys` [n] share a past; without keys all rows
-        do. `timestamps` [n] are seconds since 1970, NaN where unknown, and only looked at with `calendar`.
+        do. `timestamps` [n] are seconds since 1970, NaN where unknown.
         """
         if len(values) == 0:
             return np.empty((0, self.width))
+        times = np.full(len(values), np.nan) if timestamps is None else timestamps
         parts = [values]
         if self.window:
-            parts += self._statistics(values, keys)
+            parts += self._statistics(values, keys, times)
         if self.calendar:
-            parts.append(calendar_circles(np.full(len(values), np.nan) if timestamps is None else timestamps))
+            parts.append(calendar_circles(times))
         extended: Float64 = np.concatenate(parts, axis=1)
         return extended
 
-    def _statistics(self, values: Float64, keys: Sequence[bytes | None] | None) -> list[Float64]:
+    def _statistics(self, values: Float64, keys: Sequence[bytes | None] | None, times: Float64) -> list[Float64]:
         """Rolling mean and fourth root of the deviation at each scale, each [n, d]."""
         known = np.clip(values, -FLOAT32_MAX, FLOAT32_MAX)
-        rows, place, position = self._with_past(known, keys)
+        rows, place, position = self._with_past(known, keys, times)
         columns = np.ascontiguousarray(rows.T)
         found = np.empty((len(self.scales), STATISTICS, *values.T.shape))
         step = max(1, CACHED // max(1, columns.shape[1]))
@@ -118,28 +138,42 @@ class TemporalContext:
                 deviations[some] = np.where(enough, np.sqrt(np.sqrt(np.sqrt(squares / np.maximum(count, 1.0)))), np.nan)
         return [part.T for part in found.reshape(-1, *values.T.shape)]
 
-    def _with_past(self, values: Float64, keys: Sequence[bytes | None] | None) -> tuple[Float64, Int64, Int64]:
+    def _with_past(
+        self, values: Float64, keys: Sequence[bytes | None] | None, times: Float64
+    ) -> tuple[Float64, Int64, Int64]:
         """The rows sorted by key, each key's past before them, and remembered for the next call.
 
         Returns the rows [m, d], where in them each of `values` is [n], and how many rows of the same key come
-        before each [m].
+        before each [m], since the last outage.
         """
         distinct: list[bytes | None] = [None] if keys is None else list(dict.fromkeys(keys))
         order, bounds = group_by_key(len(values), distinct, keys)
-        blocks: list[Float64] = []
+        pasts = [self._past.pop(key, Past(values[:0])) for key in distinct]
+        latest, usual = np.array([past.time for past in pasts]), np.array([past.usual_pause for past in pasts])
+        outage, latest, usual = find_outages(times[order], bounds, latest, usual, PAUSE_MEMORY * self.window)
+
+        lengths = np.array([len(past.rows) for past in pasts])
+        starts, ends = bounds[:-1] + np.cumsum(lengths) - lengths, bounds[1:] + np.cumsum(lengths)
         place = np.empty(len(values), dtype=np.int64)
-        start = 0
-        for key, first, last in zip(distinct, bounds[:-1], bounds[1:], strict=True):
-            rows = order[first:last]
-            past = self._past.pop(key, values[:0])
-            block = np.concatenate([past, values[rows]])
-            place[rows] = start + len(past) + np.arange(len(rows))
-            blocks.append(block)
-            start += len(block)
-            self._past[key] = block[-(self.window - 1) :].copy()
+        place[order] = np.arange(len(values)) + np.repeat(np.cumsum(lengths), np.diff(bounds))
+        rows = np.empty((ends[-1], values.shape[1]))
+        rows[place] = values
+        for past, start in zip(pasts, starts.tolist(), strict=True):
+            rows[start : start + len(past.rows)] = past.rows
+        position = rows_since(np.concatenate([starts, place[order[outage]]]), len(rows))
+        for i, (key, end) in enumerate(zip(distinct, ends.tolist(), strict=True)):
+            kept = min(self.window - 1, int(position[end - 1]) + 1)
+            self._past[key] = Past(rows[end - kept : end].copy(), float(latest[i]), float(usual[i]))
         while len(self._past) > self._most_keys:
             self._past.popitem(last=False)
-        return np.concatenate(blocks), place, np.concatenate([np.arange(len(block)) for block in blocks])
+        return rows, place, position
+
+
+def rows_since(beginnings: Int64, n: int) -> Int64:
+    """How many rows before each of n [n] there are since the last of the `beginnings`, of which 0 is one."""
+    latest = np.zeros(n, np.int64)
+    latest[beginnings] = beginnings
+    return np.arange(n) - np.maximum.accumulate(latest)
 
 
 def group_by_key(n: int, distinct: Sequence[bytes | None], keys: Sequence[bytes | None] | None) -> tuple[Int64, Int64]:
