@@ -17,8 +17,6 @@ LONGEST = 86_400.0
 """Seconds. A pause that is longer counts as this: a single wrong time must not make all others short for good."""
 NOTHING = -50.0
 """Logarithm of the seconds below which a pause is none: rows sent together have one time."""
-APART = 1e5
-"""More than any two strengths of a batch differ."""
 
 
 def find_outages(
@@ -48,10 +46,12 @@ def find_outages(
     decay = math.log(2.0) / half_life
     with np.errstate(divide="ignore"):
         length, began = np.log(pause), np.log(usual) - decay
-    # The largest so far, all grown to one moment, and keys far apart, so that one pass does for all of them.
+    # The largest so far, all grown to one moment, and keys further apart than any two of them are, so that one pass
+    # does for all.
     strength = length + decay * place
     strength[first] = np.maximum(strength[first], began)
-    strength = np.maximum.accumulate(strength + APART * key) - APART * key
+    apart = (1000.0 + decay * len(times)) * key
+    strength = np.maximum.accumulate(strength + apart) - apart
     before = np.append(-np.inf, strength[:-1]) - decay * place
     before[first] = began
     outage = (before > NOTHING) & (length > math.log(LONG) + before)
