@@ -89,7 +89,7 @@ def train(config: Config, progress: ProgressReport) -> Trained:
         progress=lambda share: progress("learning", int(1000 * share), 1000),
     )
     features = list(schema.features)
-    found = findings(x, features, detector.unknown, schema.calendar, (x, sequence))
+    found = findings(x, features, detector.unknown, schema.context, (x, sequence))
     notes = [note for of_kind in found.values() for note in of_kind] + burst_left_out(detector.left_out)
     version = registry.save(
         Snapshot(

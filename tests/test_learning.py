@@ -10,7 +10,7 @@ import pytest
 from stream_ad.detector import Detector
 from stream_ad.learning import ColdStart
 from stream_ad.learning.cores import threads_each, usable_cores
-from stream_ad.learning.data_report import counters, suspicious_values, too_coarse_for_float32
+from stream_ad.learning.data_report import counters, short_sequences, suspicious_values, too_coarse_for_float32
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.truncation import in_company, inlier_probability
 from stream_ad.learning.window import InlierWindow
@@ -274,3 +274,15 @@ def test_a_spread_lost_in_float32_is_reported() -> None:
     assert np.full(21, 3.2).std() > 0.0
     (note,) = too_coarse_for_float32(x, ["raw_ticks", "load", "constant"])
     assert note.startswith("raw_ticks: spread")
+
+
+def test_keys_with_too_few_rows_for_their_window_are_told_of() -> None:
+    of_key = np.arange(20_000) % 400
+    (note,) = short_sequences(of_key, 16)
+    assert note.startswith("400 keys share the window, with some 50 rows of each")
+    assert "Learn from 51200 rows" in note
+    assert short_sequences(of_key, 4) == []
+    assert short_sequences(of_key, 0) == []
+    assert short_sequences(np.zeros(50, np.int64), 64) == [], "of one sequence lint says it"
+    (each_its_own,) = short_sequences(np.arange(2000), 2)
+    assert "with some 1 rows" in each_its_own

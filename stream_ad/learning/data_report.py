@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,13 +18,19 @@ FEWEST_REPEATS = 3
 LEAST_STEPS = 16
 FALLS_SHARE = 0.01
 COUNTER_VALUES = 10
+LEAST_PASTS = 8
+"""So many times as many rows as `schema.window` has show what means over them usually are: half of them calibrate."""
 
 
 def findings(
-    extended: Float64, features: list[str], unknown: Bool, calendar: bool, succeeding: tuple[Float64, Int64]
+    extended: Float64,
+    features: list[str],
+    unknown: Bool,
+    context: Mapping[str, Any],
+    succeeding: tuple[Float64, Int64],
 ) -> dict[str, list[str]]:
-    """All that there is to say of training rows [n, width], extended by their context, under the names that it has in
-    the training report.
+    """All that there is to say of training rows [n, width], extended by their `context`, the window and the calendar of
+    the schema, under the names that it has in the training report.
 
     `unknown` [width] are the columns that the detector takes for missing. `succeeding` are rows [m, width] with the
     number of the sequence that each belongs to [m].
@@ -33,7 +42,8 @@ def findings(
         "coarse_in_float32": too_coarse_for_float32(x, features),
         "counters": counters(following[:, :d], features, sequence),
         "hardly_known": hardly_known(x, features, unknown[:d]),
-        "calendar": unseen_hours(extended) if calendar else [],
+        "short_sequences": short_sequences(sequence, context["window"]),
+        "calendar": unseen_hours(extended) if context["calendar"] else [],
     }
 
 
@@ -110,6 +120,19 @@ def never_falls(known: Float64, steps: Float64, distinct_share: float = 0.0) -> 
         return False
     distinct = len(np.unique(known)) >= max(COUNTER_VALUES, distinct_share * len(known))
     return distinct and float((steps < 0.0).mean()) <= FALLS_SHARE
+
+
+def short_sequences(sequence: Int64, window: int) -> list[str]:
+    """Whether most rows are of sequences [n] of which there are too few to judge a row with a `window` of them."""
+    count = np.unique(sequence, return_counts=True)[1]
+    typical = int(np.square(count).sum() / max(1, count.sum()))
+    if len(count) < 2 or typical >= LEAST_PASTS * window:
+        return []
+    return [
+        f"{len(count)} keys share the window, with some {typical} rows of each: too few to know what {window} rows in "
+        f"succession are like. Learn from {LEAST_PASTS * window * len(count)} rows (training.min_rows, "
+        "training.window_rows), or lower schema.window"
+    ]
 
 
 def unseen_hours(extended: Float64) -> list[str]:

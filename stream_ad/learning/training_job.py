@@ -131,7 +131,8 @@ def run(folder: Path) -> Result:
         reasons = [f"{registry.pointer()} was made live while this one trained, by another trainer or by hand"]
     registry.prune(keep_also=registry.reference(job.reference, job.fingerprint))
     notes = [moved.reference_note] if moved.reference_note else []
-    notes += burst_left_out(detector.left_out) + told["counters"] + told["hardly_known"]
+    notes += burst_left_out(detector.left_out)
+    notes += [note for kind in ("counters", "hardly_known", "short_sequences") for note in told[kind]]
     return Result(
         version=version,
         accepted=not reasons,
@@ -184,7 +185,7 @@ def report(
     from stream_ad.learning.gate import distinct_rows
 
     succeeding = inliers.values, inliers.sequence
-    found = findings(rows, job.features, unknown, job.context["calendar"], succeeding)
+    found = findings(rows, job.features, unknown, job.context, succeeding)
     rows = rows[:, : len(job.features)]
     return {
         "trigger": job.trigger,
