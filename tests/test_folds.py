@@ -28,6 +28,8 @@ def test_without_a_past_every_row_is_held_out_in_its_fold() -> None:
     folds = into_folds(window(8000, 3, 0), 2, 0)
     assert torch.equal(folds.fold, folds.held)
     assert torch.equal(folds.fold.bincount(), torch.tensor([4000, 4000]))
+    for machines in (1, 8000):
+        assert torch.equal(into_folds(window(8000, machines, 0), 2, 0).fold, folds.fold), "however many machines"
 
 
 def test_what_is_held_out_has_nothing_of_other_folds_in_its_past_nor_they_of_it() -> None:

@@ -38,9 +38,11 @@ class Folds:
 def into_folds(window: Window, folds: int, seed: int) -> Folds:
     """Deal out the window's rows, in as many blocks as keep most rows of a fold apart from the others."""
     n, past = len(window.sequence), window.past
-    count = torch.unique(window.sequence, return_counts=True)[1]
-    typical = int((count * count).sum()) // n
-    blocks = min(BLOCKS, n // 4, typical // max(1, PASTS_OF_BLOCK * past))
+    blocks = min(BLOCKS, n // 4)
+    if past > 0:
+        count = torch.unique(window.sequence, return_counts=True)[1]
+        typical = int((count * count).sum()) // n
+        blocks = min(blocks, typical // (PASTS_OF_BLOCK * past))
     fold = blocks_to_folds(n, folds, blocks, seed).to(window.sequence.device)
     held = fold.masked_fill(near_another(fold, window.sequence, past), -1)
     if (held >= 0).sum() < LEAST_HELD * n:
