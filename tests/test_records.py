@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -397,3 +398,6 @@ def test_rows_of_one_key_have_one_sequence_and_those_without_one_that_of_their_p
     assert sequence[0] == sequence[3], "a key is the same on every partition"
     assert sequence[1] == sequence[4]
     assert len(set(sequence)) == 4
+    assert sequence[0] == int.from_bytes(blake2b(b"pump", digest_size=8).digest(), "little", signed=True), (
+        "a window that is kept is read by the next process"
+    )

@@ -433,6 +433,18 @@ def test_a_restart_in_the_middle_of_a_change_forgets_nothing(pump: Pump) -> None
     assert flagged[LASTING // 2 + 50 :].mean() < 0.05
 
 
+@pytest.mark.parametrize("action", ["adapt", "hold"])
+def test_a_restart_in_the_middle_of_the_change_of_a_machine_forgets_nothing(pump: Pump, action: str) -> None:
+    loop = fleet(pump, action)
+    loop.feed(one_in_ten(pump, 12 * LASTING if action == "hold" else 6 * LASTING, 10.0))
+    again = restarted(loop)
+    again.machines = loop.machines
+    again.changes.apply("none", action)
+    again.feed(one_in_ten(pump, 5 * LASTING, 10.0))
+    assert again.changes.regime.phase == (Phase.HELD if action == "hold" else Phase.ORDINARY)
+    assert again.trainings == ([] if action == "hold" else ["regime"])
+
+
 def test_a_restart_before_the_new_model_is_live_trains_it_again(pump: Pump) -> None:
     loop = running(pump)
     loop.triggers.min_interval_seconds = 1.0

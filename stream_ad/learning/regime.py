@@ -133,16 +133,25 @@ class RegimeWatch:
         self._of_key.clear()
 
     def state(self) -> dict[str, NDArray[np.generic]]:
-        """What is to be kept with the window's arrays, for `restore`: keys have other numbers in the next process."""
-        of_all = self._of_all
-        return {"regime": np.array([self.phase, of_all.level, of_all.since, of_all.next_look], np.float64)}
+        """All of it as arrays, to be kept with the window's, for `restore`."""
+        of_all, of_key = self._of_all, self._of_key.values()
+        return {
+            "regime": np.array([self.phase, of_all.level, of_all.since, of_all.next_look], np.float64),
+            "regime.key": np.array(list(self._of_key), np.int64),
+            "regime.of_key": np.array([[one.level, one.since, one.next_look] for one in of_key], np.float64),
+        }
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """Take over what `state` gave; arrays of an earlier version, without it, change nothing."""
+        """Take over what `state` gave; what arrays of an earlier version lack stays as it is."""
         if "regime" in arrays:
             phase, level, since, next_look = arrays["regime"].tolist()
             self.phase = Phase(int(phase))
-            self._of_all = self._held = Evidence(level, int(since), int(next_look))
+            self._of_all = Evidence(level, int(since), int(next_look))
+        if "regime.key" in arrays:
+            numbers, of_key = arrays["regime.key"].tolist(), arrays["regime.of_key"].tolist()
+            for key, (level, since, next_look) in zip(numbers, of_key, strict=True):
+                self._of_key[key] = Evidence(level, int(since), int(next_look))
+        self._held = max([self._of_all, *self._of_key.values()], key=lambda evidence: evidence.level)
 
     def _gather(self, score: Float64, sequence: Int64) -> None:
         position = self._window.seen - len(score) + np.arange(len(score))
