@@ -8,7 +8,7 @@ import torch
 
 from stream_ad.detector import Detector, Recipe
 from stream_ad.detector.fitting import bursts_in
-from stream_ad.detector.folds import in_the_past
+from stream_ad.detector.folds import Window, in_the_past
 from stream_ad.detector.screening import largest_sum
 from stream_ad.detector.temporal import TemporalContext
 from stream_ad.simulation import Plant
@@ -26,7 +26,7 @@ BRIEF = Recipe(
 
 def bursts(x: np.ndarray, sequence: np.ndarray | None = None) -> np.ndarray:
     of_sequence = torch.zeros(len(x)) if sequence is None else torch.from_numpy(sequence)
-    return bursts_in(torch.from_numpy(x), of_sequence, 0, BRIEF, 0).numpy()
+    return bursts_in(Window(torch.from_numpy(x), of_sequence), BRIEF, 0).numpy()
 
 
 def noise(n: int = 3000) -> np.ndarray:

@@ -120,7 +120,7 @@ class Detector:
         of_sequence = torch.as_tensor(of_one if sequence is None else sequence, device=self.device)
         place = None if flagged_place is None else torch.as_tensor(flagged_place, device=self.device)
         if not judged:
-            burst = bursts_in(rows[:, :features], of_sequence, past, self.recipe, self.seed)
+            burst = bursts_in(Window(rows[:, :features], of_sequence, past), self.recipe, self.seed)
             self.left_out = torch.nonzero(burst).flatten().cpu().numpy()
             rows, of_sequence = rows[~burst], of_sequence[~burst]
             place = None if place is None else place - torch.cat([place.new_zeros(1), burst.cumsum(0)])[place]

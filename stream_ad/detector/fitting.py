@@ -97,27 +97,30 @@ def fit_hierarchical_detector(
     return detector.eval()
 
 
-def bursts_in(x: Tensor, sequence: Tensor, past: int, recipe: Recipe, seed: int) -> Tensor:
-    """Rows [n] of the window x [n, d] that should not be learned from: those in a burst, and `past` rows of the same
-    `sequence` [n] after it.
+def bursts_in(window: Window, recipe: Recipe, seed: int) -> Tensor:
+    """Rows [n] of the window that should not be learned from: those in a burst, and those of the same sequence that
+    have it in their past.
 
     A burst may be a stretch of the window, or of one sequence only, between whose rows come those of others. These may
     be its like, or machines with centres of their own. See `screening.find_bursts`.
     """
+    x, sequence = window.rows, window.sequence
     burst = torch.zeros(x.shape[0], dtype=torch.bool, device=x.device)
     if x.shape[0] < FEWEST_ROWS:
         return burst
-    looks = [(x, torch.zeros_like(sequence))]
+    looks = [(x, [torch.zeros_like(sequence)])]
     if (sequence != sequence[0]).any():
-        looks += [(x, sequence), (around_one_centre(x, sequence), sequence)]
+        looks[0][1].append(sequence)
+        looks.append((around_one_centre(x, sequence), [sequence]))
     generator = torch.Generator().manual_seed(seed)
-    for rows, of_sequence in looks:
+    for rows, sequences in looks:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             describing = HierarchicalDetector(x.shape[1], GROUPS, recipe).to(x.device)
             v = fit_descriptors(describing, rows)
-            surprise = describing.impute.surprise(v[:, : x.shape[1]])
-            burst |= find_bursts(describing.position_of(v), surprise, of_sequence, generator)
-    return in_the_past(burst, sequence, past)
+            position, surprise = describing.position_of(v), describing.impute.surprise(v[:, : x.shape[1]])
+        for of_sequence in sequences:
+            burst |= find_bursts(position, surprise, of_sequence, generator)
+    return in_the_past(burst, sequence, window.past)
 
 
 @dataclass(slots=True)

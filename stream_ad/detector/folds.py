@@ -11,7 +11,7 @@ BLOCKS = 8
 PASTS_OF_BLOCK = 4
 """A block shall hold so many times as many rows of a sequence as a row's past reaches back."""
 LEAST_HELD = 0.25
-"""Share of a fold that has to be left for it to spare the rows beside others."""
+"""Share of the rows that have to be left, or else those beside other folds are held out, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,18 @@ def into_folds(window: Window, folds: int, seed: int) -> Folds:
     n, past = len(window.sequence), window.past
     blocks = min(BLOCKS, n // 4)
     if past > 0:
-        count = torch.unique(window.sequence, return_counts=True)[1]
-        typical = int((count * count).sum()) // n
-        blocks = min(blocks, typical // (PASTS_OF_BLOCK * past))
+        blocks = min(blocks, typical_length(window.sequence) // (PASTS_OF_BLOCK * past))
     fold = blocks_to_folds(n, folds, blocks, seed).to(window.sequence.device)
     held = fold.masked_fill(near_another(fold, window.sequence, past), -1)
     if (held >= 0).sum() < LEAST_HELD * n:
         held = fold
     return Folds(fold, held)
+
+
+def typical_length(sequence: Tensor) -> int:
+    """How many rows of its sequence there are for a row [n], in the mean."""
+    count = torch.unique(sequence, return_counts=True)[1]
+    return int((count * count).sum()) // len(sequence)
 
 
 def blocks_to_folds(n: int, folds: int, blocks: int, seed: int) -> Tensor:

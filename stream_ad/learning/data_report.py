@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from stream_ad.detector.folds import PASTS_OF_BLOCK, typical_length
 from stream_ad.detector.temporal import CALENDAR_COLUMNS
 
 Float64 = NDArray[np.float64]
@@ -18,8 +20,9 @@ FEWEST_REPEATS = 3
 LEAST_STEPS = 16
 FALLS_SHARE = 0.01
 COUNTER_VALUES = 10
-LEAST_PASTS = 8
-"""So many times as many rows as `schema.window` has show what means over them usually are: half of them calibrate."""
+LEAST_PASTS = 2 * PASTS_OF_BLOCK
+"""So many times as many rows as `schema.window` has show what means over them usually are: two blocks, to learn and to
+calibrate."""
 
 
 def findings(
@@ -124,13 +127,15 @@ def never_falls(known: Float64, steps: Float64, distinct_share: float = 0.0) -> 
 
 def short_sequences(sequence: Int64, window: int) -> list[str]:
     """Whether most rows are of sequences [n] of which there are too few to judge a row with a `window` of them."""
-    count = np.unique(sequence, return_counts=True)[1]
-    typical = int(np.square(count).sum() / max(1, count.sum()))
-    if len(count) < 2 or typical >= LEAST_PASTS * window:
+    keys = len(np.unique(sequence))
+    if keys < 2:
+        return []
+    typical = typical_length(torch.from_numpy(sequence))
+    if typical >= LEAST_PASTS * window:
         return []
     return [
-        f"{len(count)} keys share the window, with some {typical} rows of each: too few to know what {window} rows in "
-        f"succession are like. Learn from {LEAST_PASTS * window * len(count)} rows (training.min_rows, "
+        f"{keys} keys share the window, with some {typical} rows of each: too few to know what {window} rows in "
+        f"succession are like. Learn from {LEAST_PASTS * window * keys} rows (training.min_rows, "
         "training.window_rows), or lower schema.window"
     ]
 
