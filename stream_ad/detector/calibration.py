@@ -71,7 +71,7 @@ class Calibration(nn.Module):
     def forward(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """raw [n] -> score [n] >= 0 and p-value [n] in (0, 1], float64."""
         s = raw.to(torch.float64)
-        below = torch.searchsorted(self.table, raw.contiguous()).to(torch.float64) / self.table.shape[0]
+        below = self.share_below(raw)
         at_least = (1.0 - below) * (1.0 - self.body[1]) + self.body[1]
         p_body = (1.0 + self.body[0] * at_least) / (1.0 + self.body[0])
         threshold, p_at_threshold, shape, scale = self.tail[0], self.tail[1], self.tail[2], self.tail[3]
@@ -84,6 +84,16 @@ class Calibration(nn.Module):
         p_tail = p_at_threshold * torch.exp(-decay)
         p = torch.where(s > threshold, p_tail, p_body).clamp(1e-300, 1.0)
         return torch.log(p) / torch.log(self.alpha) + 0.0, p
+
+    def share_below(self, raw: Tensor) -> Tensor:
+        """Share [n] of the table below raw [n], float64; straight from one entry to the next, since over a step
+        rounding would decide."""
+        count = self.table.shape[0]
+        upper = torch.searchsorted(self.table, raw.contiguous())
+        low, high = self.table[(upper - 1).clamp(min=0)], self.table[upper.clamp(max=count - 1)]
+        between = (upper > 0) & (upper < count)
+        back = torch.where(between, (high - raw) / (high - low), torch.zeros_like(raw))
+        return (upper - back.to(torch.float64)) / count
 
 
 def drop_outliers(ordered: Tensor) -> Tensor:
