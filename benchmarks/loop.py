@@ -22,6 +22,7 @@ from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.window import InlierWindow
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
 
@@ -72,7 +73,8 @@ class Models:
 class Loop:
     """Scores batches with the live model and learns from them as the worker does.
 
-    `context` is the number of rows of temporal context, 0 for none. Wants the rows of one key, in order.
+    `context` is the number of rows of temporal context, 0 for none. Wants rows in order of arrival, and the `sequence`
+    of each [n], unless all are of one key.
     """
 
     def __init__(
@@ -107,43 +109,48 @@ class Loop:
         self._recipe = recipe
         self._seed = seed
 
-    def start(self, rows: Float64) -> None:
+    def start(self, rows: Float64, sequence: Int64 | None = None) -> None:
         """Take rows [n, d] that no model has scored yet, and train the first one on them."""
         self.triggers.min_rows = min(self.triggers.min_rows, len(rows))
-        self.window.add(self.context.extend(rows), np.full(len(rows), np.nan))
+        sequence = one_key(rows) if sequence is None else sequence
+        self.window.add(self._extended(rows, sequence), np.full(len(rows), np.nan), sequence)
         self._train("first")
         if self.models.live is None:
             self._cold_start.score(rows)
 
-    def step(self, rows: Float64) -> tuple[Float64, Bool]:
+    def step(self, rows: Float64, sequence: Int64 | None = None) -> tuple[Float64, Bool]:
         """Scores [n] of rows [n, d] by the model that was live when they came, and which are alerts; then learn."""
-        extended = self.context.extend(rows)
+        sequence = one_key(rows) if sequence is None else sequence
+        extended = self._extended(rows, sequence)
         if self.models.live is None:
             score, alert = self._cold_start.score(rows), np.zeros(len(rows), dtype=bool)
-            self.window.add(extended, np.full(len(rows), np.nan))
+            self.window.add(extended, np.full(len(rows), np.nan), sequence)
         else:
-            score, residual = self._judge(self.models.live.detector, extended)
+            score, residual = self._judge(self.models.live.detector, extended, sequence)
             alert = score >= 1.0
-            self.window.add(extended, score)
-            self._watch(extended, score)
-            self.changes.observe(score / self._stretch, residual)
+            self.window.add(extended, score, sequence)
+            self._watch(extended, score, sequence)
+            self.changes.observe(score / self._stretch, residual, sequence)
         trigger = self.triggers.due(float(self.window.seen), self.window.seen, len(self.window))
         if trigger is not None:
             self._train(trigger)
         return score, alert
 
-    def _judge(self, detector: Detector, extended: Float64) -> tuple[Float64, Float64]:
+    def _extended(self, rows: Float64, sequence: Int64) -> Float64:
+        return self.context.extend(rows, [b"%d" % key for key in sequence.tolist()])
+
+    def _judge(self, detector: Detector, extended: Float64, sequence: Int64) -> tuple[Float64, Float64]:
         """Scores [n], and how far each feature is from what was expected [n, d], in its spreads."""
         d = self.context.n_features
-        found = detector.judge(extended)
+        found = detector.judge(extended, sequence)
         self._stretch = self.level.stretch
         score = found.score * self._stretch
-        self.level.observe(found.p_value)
+        self.level.observe(found.p_value, sequence)
         return score, np.abs(extended[:, :d] - found.reconstruction[:, :d]) / detector.spread[:d]
 
-    def _watch(self, extended: Float64, score: Float64) -> None:
+    def _watch(self, extended: Float64, score: Float64, sequence: Int64) -> None:
         """Put the model before back where the live one turns out worse on the stream."""
-        self.roll_back.observe(extended, score)
+        self.roll_back.observe(extended, score, sequence)
         for thread in threading.enumerate():
             if thread.name == "roll-back":
                 thread.join()  # in the worker scoring goes on meanwhile
@@ -153,7 +160,8 @@ class Loop:
             self._swapped()
             assert self.models.live is not None
             # What only the model that was taken back found normal would be learned once more.
-            self.window.judge_anew(self.models.live.detector.score(self.window.inliers.ordered().values))
+            held = self.window.inliers.ordered()
+            self.window.judge_anew(self.models.live.detector.score(held.values, held.sequence))
 
     def _swapped(self) -> None:
         """Another model is live."""
@@ -186,3 +194,8 @@ class Loop:
             self.triggers.has_model = True
             self._swapped()
         self.trainings.append(Trained(self.window.seen, trigger, verdict.refusals))
+
+
+def one_key(rows: Float64) -> Int64:
+    """The sequence of each of the rows [n, d], if all are of one."""
+    return np.zeros(len(rows), np.int64)

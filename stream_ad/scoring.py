@@ -105,7 +105,7 @@ class Scorer:
         return learnable
 
     def _judge(self, model: LoadedModel, batch: Batch, extended: Float64, known: Bool, verdicts: Verdicts) -> None:
-        found = model.detector.judge(extended[known])
+        found = model.detector.judge(extended[known], self.sequence[known])
         verdicts.status[known] = Status.SCORED
         verdicts.p_value[known] = found.p_value
         verdicts.score[known] = found.score

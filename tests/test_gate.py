@@ -102,7 +102,9 @@ class TestBlocksThatAreHeldOut:
         """Numbered rows, with a flagged one before each tenth."""
         place = np.arange(0, n, 10)
         one = np.zeros(n, np.int64)
-        return TrainingRows(np.arange(n, dtype=float)[:, None], np.arange(n), one, place[:, None] - 0.5, place, 1.0)
+        return TrainingRows(
+            np.arange(n, dtype=float)[:, None], np.arange(n), one, place[:, None] - 0.5, place, place, 1.0
+        )
 
     def test_they_are_a_twentieth_of_the_window_and_near_its_end(self) -> None:
         learned, held_out = gate.hold_out(self.training(10_000))
@@ -173,7 +175,7 @@ def test_auroc_counts_ties_by_half() -> None:
 
 def test_of_rows_that_were_learned_outliers_may_look_ordinary(sound: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = sound.judge
-    monkeypatch.setattr(sound, "judge", lambda x: replace(judge(x), p_value=0.5 + 0.5 * judge(x).p_value))
+    monkeypatch.setattr(sound, "judge", lambda x, of=None: replace(judge(x), p_value=0.5 + 0.5 * judge(x).p_value))
     rows = plant(1000, 1)
     assert gate.judge(sound, rows, LEARNED, sound, unseen=False).accepted
     assert "alert_rate" in gate.judge(sound, rows, LEARNED, sound).refusals

@@ -118,6 +118,21 @@ def test_company_is_sought_among_the_rows_of_one_key() -> None:
     assert not company[key != 3].any()
 
 
+def test_a_machine_that_always_looks_somewhat_strange_is_learned_and_its_faults_are_not() -> None:
+    """A hundred keys by turns. A tenth of the rows of one of them is strange, all the time, and then it has a fault."""
+    n = 40_000
+    key = np.arange(n) % 100
+    odd = np.flatnonzero(key == 3)
+    strange = np.zeros(n, dtype=bool)
+    strange[odd] = np.random.default_rng(0).random(len(odd)) < 0.1
+    fault = odd[350:370]
+    strange[fault] = True
+    company = in_company(strange, 0.001, key)
+    assert company[fault].all()
+    assert company[odd[:280]].mean() < 0.02
+    assert not company[key != 3].any()
+
+
 def test_an_inlier_has_company_by_chance_less_than_once_in_a_hundred_rows() -> None:
     strange = np.random.default_rng(0).random(200_000) < 0.001
     assert in_company(strange, 0.001, np.zeros(200_000, int)).mean() < 0.01

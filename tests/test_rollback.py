@@ -24,7 +24,7 @@ class StubDetector:
         self._flags = flags
         self.scored = 0
 
-    def score(self, rows: np.ndarray) -> np.ndarray:
+    def score(self, rows: np.ndarray, sequence: np.ndarray | None = None) -> np.ndarray:
         self.scored += len(rows)
         return np.where(self._flags(rows[:, 0]), 2.0, 0.5)
 
@@ -33,6 +33,7 @@ def beyond(limit: float) -> StubDetector:
     return StubDetector(lambda value: value >= limit)
 
 
+ONE_KEY = np.zeros(20_000, np.int64)
 FLAGS_ALL = beyond(0.0)
 STRICT = beyond(0.9)
 SOUND = beyond(1.0 - ALPHA)
@@ -59,7 +60,7 @@ class Plant:
         detector = self.detectors[model or self.new]
         for first in range(0, len(values), batch):
             rows = values[first : first + batch, None]
-            self.roll_back.observe(rows, detector.score(rows))
+            self.roll_back.observe(rows, detector.score(rows), ONE_KEY[: len(rows)])
         return self.ended()
 
     def ended(self) -> bool:
@@ -199,7 +200,7 @@ def test_a_registry_that_cannot_be_written_costs_a_log_line(tmp_path: Path, capl
 
 def test_rows_without_a_score_are_not_counted(tmp_path: Path) -> None:
     plant = Plant(tmp_path, before=SOUND, new=STRICT)
-    plant.roll_back.observe(np.zeros((ROWS, 1)), np.full(ROWS, np.nan))
+    plant.roll_back.observe(np.zeros((ROWS, 1)), np.full(ROWS, np.nan), ONE_KEY[:ROWS])
     assert not plant.ended()
     assert plant.registry.live() == plant.new
 
@@ -214,12 +215,14 @@ def test_another_budget_ends_the_watch(tmp_path: Path) -> None:
 def test_the_sample_is_uniform_over_all_rows() -> None:
     sample = Sample(500)
     for first in range(0, 20_000, 300):
-        sample.add(np.arange(first, min(20_000, first + 300), dtype=float)[:, None])
+        rows = np.arange(first, min(20_000, first + 300))
+        sample.add(rows[:, None].astype(float), rows)
     assert sample.offered == 20_000
     assert sample.rows is not None
     assert sample.rows.shape == (500, 1)
     assert len(np.unique(sample.rows)) == 500
-    assert sample.share(lambda rows: rows[:, 0] >= 10_000) == pytest.approx(0.5, abs=0.07)
+    assert np.array_equal(sample.rows[:, 0], sample.sequence), "each row keeps its sequence"
+    assert sample.share(lambda rows, sequence: rows[:, 0] >= 10_000) == pytest.approx(0.5, abs=0.07)
 
 
 def test_a_comparison_wants_both_an_excess_and_far_more_alarms() -> None:

@@ -18,9 +18,11 @@ from stream_ad.detector.descriptors import FLOAT32_MAX
 from stream_ad.detector.fitting import Flagged, Progress, bursts_in, fit_hierarchical_detector
 from stream_ad.detector.folds import Window
 from stream_ad.detector.hierarchical import MOST_CANDIDATES, HierarchicalDetector
+from stream_ad.detector.mondrian import MondrianCalibration
 from stream_ad.detector.recipe import Recipe
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 Device = Literal["auto", "cpu", "cuda"]
 
 CHUNK = 2048
@@ -29,6 +31,8 @@ GPU_CHUNK = 16_384
 """And on a GPU, which fewer leave idle."""
 GPU_VALUES = 2**22
 """Values among them at most: very wide rows need much memory on the way."""
+MONDRIAN = "mondrian."
+"""With it begin the names of what calibrates keys, among the tensors."""
 
 scripting = threading.Lock()
 """TorchScript keeps its classes for the whole process: of two threads that script the same ones at once, one fails."""
@@ -87,7 +91,8 @@ class Detector:
         self.seed = seed
         self.recipe = recipe or Recipe()
         self.module: HierarchicalDetector | None = None
-        self.left_out: NDArray[np.int64] = np.empty(0, np.int64)
+        self.mondrian = MondrianCalibration.none()
+        self.left_out: Int64 = np.empty(0, np.int64)
         self._compiled: Any = None
 
     def fit(
@@ -95,11 +100,12 @@ class Detector:
         x: Float64,
         *,
         flagged: Float64 | None = None,
-        flagged_place: NDArray[np.int64] | None = None,
+        flagged_place: Int64 | None = None,
+        flagged_sequence: Int64 | None = None,
         truncated: float = 0.0,
         anomalies: Float64 | None = None,
         judged: bool = False,
-        sequence: NDArray[np.int64] | None = None,
+        sequence: Int64 | None = None,
         features: int | None = None,
         past: int = 0,
         progress: Progress = lambda share: None,
@@ -107,17 +113,15 @@ class Detector:
         """Learn from inliers x [n, d] in time order, NaN for missing; return self.
 
         `flagged` [k, d] are rows that an earlier model flagged mildly, `flagged_place` [k] how many rows of x
-        came before each, `truncated` the share of inliers that it flagged more strongly: see
-        `fitting.Flagged`. `anomalies` [m, d] are rows known to be anomalous, if there are any.
+        came before each, `flagged_sequence` [k] the sequence of each, `truncated` the share of inliers that it flagged
+        more strongly: see `fitting.Flagged`. `anomalies` [m, d] are rows known to be anomalous, if there are any.
         Unless an earlier model has `judged` the rows, a burst among them that looks like nothing else is left out;
         `left_out` then has the numbers of its rows. Rows of one `sequence` [n] follow each other, such as those of a
         record key; without it all do. A burst shows in the first `features` columns, or in all; the others tell of a
         row's past, which reaches `past` rows back, so that many rows after a burst are left out with it.
         Raises `TrainingError` for fewer than eight rows.
         """
-        rows = self._tensor(x)
-        of_one = np.zeros(len(x), np.int64)
-        of_sequence = torch.as_tensor(of_one if sequence is None else sequence, device=self.device)
+        rows, of_sequence = self._tensor(x), self._sequence(sequence, len(x))
         place = None if flagged_place is None else torch.as_tensor(flagged_place, device=self.device)
         if not judged:
             burst = bursts_in(Window(rows[:, :features], of_sequence, past), self.recipe, self.seed)
@@ -126,26 +130,34 @@ class Detector:
             place = None if place is None else place - torch.cat([place.new_zeros(1), burst.cumsum(0)])[place]
         extra = None
         if flagged is not None and place is not None:
-            extra = Flagged(self._tensor(flagged), place, truncated)
+            of_flagged = self._sequence(flagged_sequence, len(flagged))
+            extra = Flagged(self._tensor(flagged), place, of_flagged, truncated)
         known = None if anomalies is None else self._tensor(anomalies)
-        self.module = fit_hierarchical_detector(
+        self.module, self.mondrian = fit_hierarchical_detector(
             Window(rows, of_sequence, past), self.recipe, self.false_alarm_rate, self.seed, extra, known, progress
         )
         self._compiled = None
         return self
 
-    def score(self, x: Float64) -> Float64:
-        """Scores [n] of rows x [n, d], NaN for missing: below 1 normal, from 1 on anomalous."""
-        return self.judge(x).score
+    def score(self, x: Float64, sequence: Int64 | None = None) -> Float64:
+        """Scores [n] of rows x [n, d], NaN for missing: below 1 normal, from 1 on anomalous. `sequence` as for
+        `judge`."""
+        return self.judge(x, sequence).score
 
-    def judge(self, x: Float64) -> Findings:
+    def judge(self, x: Float64, sequence: Int64 | None = None) -> Findings:
         """Score, p-value and reconstruction of rows x [n, d], NaN for missing.
 
-        A row without one value gets the score of the most ordinary row there is; leave such rows out.
+        With the `sequence` of each row [n] as `fit` had it, those of one that is unlike the others are compared with
+        their own like, too: see `MondrianCalibration`. A row without one value gets the score of the most ordinary row
+        there is; leave such rows out.
         """
         module = self.compiled()
         rows = self._tensor(x)
-        return Findings(*in_parts(module, rows, rows_at_once(rows)))
+        found = Findings(*in_parts(module, rows, rows_at_once(rows)))
+        if sequence is not None and len(self.mondrian):
+            found.p_value = self.mondrian.p_value(found.p_value, sequence)
+            found.score = np.log(found.p_value) / np.log(self.false_alarm_rate) + 0.0
+        return found
 
     def score_eager(self, x: Float64) -> Float64:
         """As `score`, by the module that is not compiled: to check the one against the other."""
@@ -153,7 +165,7 @@ class Detector:
             score: Tensor = self._fitted()(self._tensor(x))[0]
         return score.cpu().numpy()
 
-    def explain(self, x: Float64, describes: NDArray[np.int64] | None = None) -> tuple[Float64, Float64]:
+    def explain(self, x: Float64, describes: Int64 | None = None) -> tuple[Float64, Float64]:
         """For rows x [n, d]: the values that were expected [n, d], in the units of the input, and each
         feature's share in the finding [n, d], which sum to 1.
 
@@ -213,7 +225,9 @@ class Detector:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that was learned, by name, on the CPU."""
-        return {name: value.cpu().contiguous() for name, value in self._fitted().state_dict().items()}
+        of_module = {name: value.cpu().contiguous() for name, value in self._fitted().state_dict().items()}
+        of_keys = {MONDRIAN + name: torch.from_numpy(value) for name, value in self.mondrian.arrays().items()}
+        return of_module | of_keys
 
     def set_false_alarm_rate(self, false_alarm_rate: float) -> None:
         """Move the alert threshold; what was learned stays, since p-values do not depend on it."""
@@ -235,14 +249,21 @@ class Detector:
             description["pairs"],
             description["examples"],
         )
-        module.load_state_dict(tensors)
+        module.load_state_dict({name: value for name, value in tensors.items() if not name.startswith(MONDRIAN)})
         detector.module = module.eval().to(detector.device)
+        of_keys = {name.removeprefix(MONDRIAN): value.numpy() for name, value in tensors.items()}
+        # Models that were kept by earlier versions know of no keys.
+        detector.mondrian = MondrianCalibration.restore(of_keys) if "sequence" in of_keys else detector.mondrian
         return detector
 
     def _fitted(self) -> HierarchicalDetector:
         if self.module is None:
             raise NotFittedError("the detector has not learned yet: call fit(x) with rows of normal data first")
         return self.module
+
+    def _sequence(self, sequence: Int64 | None, n: int) -> Tensor:
+        """[n] on the device; one for all unless given."""
+        return torch.as_tensor(np.zeros(n, np.int64) if sequence is None else sequence, device=self.device)
 
     def _tensor(self, x: Float64) -> Tensor:
         """x as float64 on the device, infinities clipped to what float32 can hold."""

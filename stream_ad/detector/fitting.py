@@ -22,6 +22,7 @@ from stream_ad.detector.hierarchical import (
     HierarchicalDetector,
     prototypes_for,
 )
+from stream_ad.detector.mondrian import MondrianCalibration
 from stream_ad.detector.outskirts import select_outskirts
 from stream_ad.detector.rarity import BINS
 from stream_ad.detector.recipe import Recipe
@@ -53,6 +54,8 @@ class Flagged:
     """[k, d]"""
     place: Tensor
     """[k] how many rows of the window came before each."""
+    sequence: Tensor
+    """[k] see `Window.sequence`."""
     truncated: float
     """Share of the inliers that were flagged more strongly than these and are in neither."""
 
@@ -65,8 +68,8 @@ def fit_hierarchical_detector(
     flagged: Flagged | None = None,
     anomalies: Tensor | None = None,
     progress: Progress = lambda share: None,
-) -> HierarchicalDetector:
-    """Fit all stages on a window of inliers [n, d] and known anomalies [k, d].
+) -> tuple[HierarchicalDetector, MondrianCalibration]:
+    """Fit all stages on a window of inliers [n, d] and known anomalies [k, d], and what calibrates strange keys.
 
     The device is that of the window. Raises `TrainingError` for fewer than eight rows.
     """
@@ -76,7 +79,7 @@ def fit_hierarchical_detector(
         raise TrainingError(f"{n} rows are too few to learn from: at least {LEAST_ROWS} are needed")
     if flagged is None:
         none = torch.empty(0, dtype=torch.int64, device=x.device)
-        flagged = Flagged(x[:0], none, 0.0)
+        flagged = Flagged(x[:0], none, none, 0.0)
     if anomalies is None:
         anomalies = x[:0]
     draws = Draws(seed, x.device)
@@ -87,14 +90,16 @@ def fit_hierarchical_detector(
         fit_head(stages, recipe, draws, part_of(progress, 1, 2))
     detector = stages.detector
     with torch.no_grad():
-        raw = detector.combine(detector.parts(stages.statistics, stages.compared))
+        held = raw = detector.combine(detector.parts(stages.statistics, stages.compared))
         if stages.trained_on is not None:
             # Rows of a few states, over and over: what one model says of a state, another says but nearly.
             own = detector.combine(detector.parts(*stages.trained_on))
             raw = torch.maximum(raw.sort().values, own.sort().values)
     repeated = bool(stages.statistics[:, detector.nearest_column].median() == 0.0)
     detector.calibration.fit(raw, alpha, flagged.truncated, repeated)
-    return detector.eval()
+    with torch.no_grad():
+        p_value = detector.calibration(held)[1]
+    return detector.eval(), MondrianCalibration.fit(p_value.cpu().numpy(), stages.sequence.cpu().numpy())
 
 
 def bursts_in(window: Window, recipe: Recipe, seed: int) -> Tensor:
@@ -136,6 +141,8 @@ class Stages:
     """[n, 4] novelty, likeness and broken relations."""
     is_flagged: Tensor
     """[n]"""
+    sequence: Tensor
+    """[n] see `Window.sequence`."""
     anomalies: Tensor
     """[k, 16] statistics of known anomalies, which none of the stages was trained on."""
     trained_on: tuple[Tensor, Tensor] | None
@@ -152,34 +159,35 @@ def fit_and_hold_out(
     if x.shape[0] >= recipe.cross_fit_below:
         folds = into_folds(window, round(1.0 / recipe.calibration_share), seed)
         detector, outliers = fit_stages(x[folds.fold != 0], anomalies, recipe, draws, progress)
-        held = [held_out(detector, x, flagged, folds, 0)]
+        held = [held_out(detector, window, flagged, folds, 0)]
     else:
         count = recipe.cross_fit_folds
         folds = into_folds(window, count, seed)
         held, unknown = [], torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
         for i in range(count):
             part = fit_stages(x[folds.fold != i], anomalies, recipe, draws, part_of(progress, i, count + 1))[0]
-            held.append(held_out(part, x, flagged, folds, i))
+            held.append(held_out(part, window, flagged, folds, i))
             unknown |= part.standardise.unknown
         # Features that came so late that only rows which do not know them are left to calibrate by.
         x = torch.where(unknown, torch.nan, x)
         detector, outliers = fit_stages(x, anomalies, recipe, draws, part_of(progress, count, count + 1))
         judging = folds.held >= 0
         trained_on = measure(detector, torch.cat([x[judging], flagged.rows[judging[place_in(flagged, x)]]]))
-    statistics, compared, is_flagged = (torch.cat(each) for each in zip(*held, strict=True))
+    statistics, compared, is_flagged, sequence = (torch.cat(each) for each in zip(*held, strict=True))
     of_anomalies = measure(detector, anomalies)[0] if anomalies.shape[0] else statistics[:0]
-    return Stages(detector, outliers, statistics, compared, is_flagged, of_anomalies, trained_on)
+    return Stages(detector, outliers, statistics, compared, is_flagged, sequence, of_anomalies, trained_on)
 
 
 def held_out(
-    detector: HierarchicalDetector, x: Tensor, flagged: Flagged, folds: Folds, which: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What `measure` says of the rows held out in one fold and of the flagged rows that fell between them, and which
-    are which."""
-    own = x[folds.held == which]
-    extra = flagged.rows[folds.held[place_in(flagged, x)] == which]
-    is_flagged = torch.arange(own.shape[0] + extra.shape[0], device=x.device) >= own.shape[0]
-    return *measure(detector, torch.cat([own, extra])), is_flagged
+    detector: HierarchicalDetector, window: Window, flagged: Flagged, folds: Folds, which: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `measure` says of the rows held out in one fold and of the flagged rows that fell between them, which are
+    which, and the sequence of each."""
+    own, extra = folds.held == which, folds.held[place_in(flagged, window.rows)] == which
+    rows = torch.cat([window.rows[own], flagged.rows[extra]])
+    sequence = torch.cat([window.sequence[own], flagged.sequence[extra]])
+    is_flagged = torch.arange(len(rows), device=rows.device) >= own.sum()
+    return *measure(detector, rows), is_flagged, sequence
 
 
 def place_in(flagged: Flagged, x: Tensor) -> Tensor:

@@ -95,6 +95,7 @@ def hold_out(training: TrainingRows) -> tuple[TrainingRows, Held]:
         sequence=training.sequence[~held],
         flagged=training.flagged[kept],
         flagged_place=learned_before[training.flagged_place[kept]],
+        flagged_sequence=training.flagged_sequence[kept],
     )
     return learned, Held(training.rows[held], training.position[held], training.sequence[held])
 

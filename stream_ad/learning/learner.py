@@ -134,7 +134,7 @@ class Learner:
         change of the stream.
         """
         self.window.add(values, score, sequence)
-        self.roll_back.observe(values, score)
+        self.roll_back.observe(values, score, sequence)
         return self.changes.observe(score / stretch, residual, sequence)
 
     def remember(self, batch: Batch, rows: NDArray[np.int64], values: Float64, score: Float64) -> None:
@@ -189,7 +189,8 @@ class Learner:
         back, self._live_version = model.version < self._live_version, model.version
         if back and len(self.window):
             before = len(self.window)
-            self.window.judge_anew(model.detector.score(self.window.inliers.ordered().values))
+            held = self.window.inliers.ordered()
+            self.window.judge_anew(model.detector.score(held.values, held.sequence))
             log.info(
                 "an earlier model is live again: what it flags has left the window",
                 extra={"version": model.version, "rows": before - len(self.window)},

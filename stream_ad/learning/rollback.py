@@ -17,6 +17,7 @@ from stream_ad.registry import ModelRegistry, RegistryError
 log = logging.getLogger("stream_ad.learning")
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 
 SAMPLE = 1000
 """Rows of each kind, flagged and not, that the model before judges: a tenth of a second of computing, and only where
@@ -36,23 +37,27 @@ class Sample:
 
     def __init__(self, capacity: int) -> None:
         self.rows: Float64 | None = None
+        self.sequence: Int64 = np.empty(0, np.int64)
         self.offered = 0
         self._capacity = capacity
         self._number: Float64 = np.empty(0)
         self._random = np.random.default_rng(0)
 
-    def add(self, rows: Float64) -> None:
+    def add(self, rows: Float64, sequence: Int64) -> None:
+        """Offer rows [n, width], each of a sequence [n]."""
         self.offered += len(rows)
         number = np.append(self._number, self._random.random(len(rows)))
         together = rows if self.rows is None else np.concatenate([self.rows, rows])
+        of_sequence = np.append(self.sequence, sequence)
         if len(number) > self._capacity:
             kept = np.argpartition(number, self._capacity)[: self._capacity]
-            number, together = number[kept], together[kept]
-        self._number, self.rows = number, together
+            number, together, of_sequence = number[kept], together[kept], of_sequence[kept]
+        self._number, self.rows, self.sequence = number, together, of_sequence
 
-    def share(self, holds: Callable[[Float64], NDArray[np.bool_]]) -> float:
-        """Estimated share of all rows offered of which a test of rows [k, d] holds; 0 without any."""
-        return 0.0 if self.rows is None or not len(self.rows) else float(holds(self.rows).mean())
+    def share(self, holds: Callable[[Float64, Int64], NDArray[np.bool_]]) -> float:
+        """Estimated share of all rows offered of which a test of rows [k, d] and their sequences [k] holds; 0 without
+        any."""
+        return 0.0 if self.rows is None or not len(self.rows) else float(holds(self.rows, self.sequence).mean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +100,15 @@ class Span:
     def flagged(self) -> int:
         return self._flagged.offered
 
-    def observe(self, values: Float64, score: Float64) -> None:
-        """Take rows [n, width] with the new model's scores [n]; NaN where there is none."""
-        values, score = values[np.isfinite(score)], score[np.isfinite(score)]
+    def observe(self, values: Float64, score: Float64, sequence: Int64) -> None:
+        """Take rows [n, width] with the new model's scores [n], NaN where there is none, and sequences [n]."""
+        scored = np.isfinite(score)
+        values, score, sequence = values[scored], score[scored], sequence[scored]
         part = np.minimum(PARTS - 1, (self.rows + np.arange(len(score))) * PARTS // self._wanted)
         self._flagged_by_part += np.bincount(part[score >= 1.0], minlength=PARTS)
-        self._flagged.add(values[score >= 1.0])
-        self._others.add(values[score < 1.0])
+        flagged = score >= 1.0
+        self._flagged.add(values[flagged], sequence[flagged])
+        self._others.add(values[~flagged], sequence[~flagged])
 
     @property
     def over(self) -> bool:
@@ -121,8 +128,8 @@ class Span:
     def compare(self, previous: LoadedModel) -> Comparison:
         """Let the model before judge the samples."""
 
-        def flags(rows: Float64) -> NDArray[np.bool_]:
-            return previous.detector.score(rows) >= 1.0
+        def flags(rows: Float64, sequence: Int64) -> NDArray[np.bool_]:
+            return previous.detector.score(rows, sequence) >= 1.0
 
         both = self._flagged.share(flags) * self.flagged
         alone = self._others.share(flags) * (self.rows - self.flagged)
@@ -165,11 +172,11 @@ class RollBack:
             self._previous, self._spans_left = before, SPANS
             self._span = Span(self._rows)
 
-    def observe(self, values: Float64, score: Float64) -> None:
-        """Take rows [n, width] that the live model has scored [n]; NaN where it has not."""
+    def observe(self, values: Float64, score: Float64, sequence: Int64) -> None:
+        """Take rows [n, width] that the live model has scored [n], NaN where it has not, each of a sequence [n]."""
         if self._span is None or self._thread is not None:
             return
-        self._span.observe(values, score)
+        self._span.observe(values, score, sequence)
         early = not self._span.asked_early and self._span.most_are_flagged()
         if early or (self._span.over and self._span.out_of_band(self._false_alarm_rate)):
             self._span.asked_early = True

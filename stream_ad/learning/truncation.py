@@ -27,6 +27,8 @@ RADII = (1, 2, 4, 8, 16, 32, 64)
 """Rows to both sides of a row that are looked at."""
 COINCIDENCE = 1000.0
 """An inlier has company by chance once in so many rows, for each radius."""
+PIECES = 8
+"""Of a sequence's rows, in time, by which it shows whether all of it is strange."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def in_company(strange: Bool, chance: float, sequence: Int64) -> Bool:
     those are many: in the window they would lift the next threshold, and that let in more of them. What the neighbours
     of an inlier are says little of its own score, so leaving out all rows in company cuts little off the inliers'
     distribution. The count within a radius is a scan statistic (Naus 1965), where rows are independent a Poisson
-    variable; where more rows are strange everywhere, more company is asked of each.
+    variable; where more rows are strange everywhere, or all the time in one sequence, more company is asked of each.
     """
     n = len(strange)
     if not strange.any():
@@ -133,15 +135,28 @@ def in_company(strange: Bool, chance: float, sequence: Int64) -> Bool:
     grouped, there = sequence[order], strange[order]
     first, end = np.searchsorted(grouped, grouped, "left"), np.searchsorted(grouped, grouped, "right")
     total = np.concatenate([[0], np.cumsum(there)])
-    chance = max(chance, float(total[-1]) / n)
+    chances = np.maximum(max(chance, float(total[-1]) / n), usual_share(total, first, end))
+    levels, level = np.unique(chances, return_inverse=True)
     place = np.arange(n)
     found = np.zeros(n, dtype=bool)
     for radius in RADII:
         around = total[np.minimum(place + radius + 1, end)] - total[np.maximum(place - radius, first)]
-        found |= around - there >= chance_count(2.0 * radius * chance)
+        enough = np.array([chance_count(2.0 * radius * one) for one in levels])
+        found |= around - there >= enough[level]
     company = np.empty(n, dtype=bool)
     company[order] = found
     return company
+
+
+def usual_share(total: Int64, first: Int64, end: Int64) -> Float64:
+    """Share [n] of strange rows in most of the `PIECES` of each row's sequence, which reaches from `first` [n] to `end`
+    [n], of which there are so many in `total` [n + 1] before each: a fault fills few of them, a machine that always
+    looks strange all."""
+    begins = np.flatnonzero(np.diff(first, prepend=-1))
+    edges = first[begins, None] + (end - first)[begins, None] * np.arange(PIECES + 1) // PIECES
+    share = np.diff(total[edges], axis=1) / np.maximum(1, np.diff(edges, axis=1))
+    usual: Float64 = np.repeat(np.median(share, axis=1), (end - first)[begins])
+    return usual
 
 
 def chance_count(mean: float) -> int:

@@ -35,6 +35,7 @@ class TrainingRows:
     """See `Rows.sequence`."""
     flagged: Float64
     flagged_place: Int64
+    flagged_sequence: Int64
     scored_share: float
     """Share of the rows that a model let in; the others came before there was one."""
 
@@ -69,6 +70,7 @@ class TrainingRows:
             self.rows,
             flagged=self.flagged,
             flagged_place=self.flagged_place,
+            flagged_sequence=self.flagged_sequence,
             truncated=self.truncated(detector.false_alarm_rate),
             anomalies=anomalies,
             judged=self.scored_share > 0.5,
@@ -265,6 +267,7 @@ class InlierWindow:
             sequence=rows.sequence[kept],
             flagged=rows.values[drawn & flagged],
             flagged_place=np.cumsum(kept, dtype=np.int64)[drawn & flagged],
+            flagged_sequence=rows.sequence[drawn & flagged],
             scored_share=float(scored[kept].mean()) if kept.any() else 0.0,
         )
 

@@ -23,8 +23,10 @@ Arrays = dict[str, NDArray[np.generic]]
 WEIGHTS_FILE = "weights.safetensors"
 WINDOW_FILE = "window.safetensors"
 MODEL_FILE = "model.json"
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 """Goes up with each change of what a stored model holds, the names and shapes of its weights among it."""
+READABLE = (6, FORMAT_VERSION)
+"""Models of 6 know nothing of keys."""
 NEEDED = frozenset(("created_at", "schema_fingerprint", "features", "description", "report", "verdict", "sha256"))
 
 
@@ -101,7 +103,7 @@ def read_metadata(version: str, read: Read) -> dict[str, Any]:
         raise SnapshotError(f"there is no model {version} in the registry") from None
     except ValueError as error:
         raise SnapshotError(f"model {version}: {MODEL_FILE} cannot be read: {error}") from error
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT_VERSION:
+    if not isinstance(metadata, dict) or metadata.get("format") not in READABLE:
         raise SnapshotError(
             f"model {version}: {MODEL_FILE} is not of format {FORMAT_VERSION}: if another version of stream_ad has "
             "kept it, the next training replaces it"
