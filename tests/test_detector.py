@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -263,6 +264,20 @@ def test_detectors_may_be_compiled_in_several_threads_at_once() -> None:
         assert all(threads.map(compiled, restored))
 
 
+def test_a_model_that_is_no_longer_live_gives_its_memory_back(detector: Detector) -> None:
+    """A worker that trains every hour has had seven hundred models within a month."""
+    rows = plant(2000, 1)
+    grown = []
+    for _ in range(8):
+        another = Detector.restore(detector.description(), detector.tensors(), "cpu")
+        for n in (1, 300, 2000, 2000):
+            another.judge(rows[:n])
+        another.explain(rows[:64])
+        del another
+        grown.append(psutil.Process().memory_info().rss / 2**20)
+    assert grown[-1] - grown[2] < 20.0, "MB"
+
+
 def test_a_gpu_takes_more_rows_at_once_unless_they_are_very_wide() -> None:
     assert rows_at_once(torch.empty(1, 30)) == rows_at_once(torch.empty(1, 1500)) == 2048
     assert rows_at_once(torch.empty(1, 30, device="meta")) == 16_384
@@ -395,6 +410,17 @@ def test_of_rows_that_come_again_and_again_a_new_one_is_as_frequent_as_the_windo
     assert float(calibration(another)[0]) > 1.0
     calibration.fit(raw, 0.01, repeated=True)
     assert float(calibration(another)[0]) < 1.0
+
+
+def test_rounding_does_not_decide_over_a_step_of_the_score() -> None:
+    """A compiled module may round otherwise than a plain one, and the gate refuses it if it scores otherwise."""
+    generator = torch.Generator().manual_seed(0)
+    calibration = Calibration()
+    calibration.fit(torch.randn(20_000, generator=generator), 0.01)
+    raw = torch.randn(20_000, generator=generator)
+    raw = raw[(raw - calibration.tail[0]).abs() > 1e-4]
+    apart = (calibration(raw + 1e-6)[0] - calibration(raw)[0]).abs()
+    assert float(apart.max()) < 1e-5
 
 
 def test_scores_go_on_ranking_beyond_all_that_was_seen() -> None:
