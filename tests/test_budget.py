@@ -181,7 +181,7 @@ class TwiceTheBudget:
     false_alarm_rate = ALPHA
     spread = np.ones(1)
 
-    def judge(self, x: np.ndarray) -> Findings:
+    def judge(self, x: np.ndarray, sequence: np.ndarray) -> Findings:
         p_value = np.exp(x[:, 0]) / 2.0
         return Findings(np.log(p_value) / np.log(ALPHA), p_value, x)
 

@@ -216,18 +216,18 @@ class Distance:
         self.n, self.mean = len(x), x.mean(axis=0)
         return self
 
-    def judge(self, x: np.ndarray) -> Findings:
+    def judge(self, x: np.ndarray, sequence: np.ndarray | None = None) -> Findings:
         score = np.abs(x - self.mean).max(axis=1) / 10.0
         return Findings(score, np.exp(-score), np.broadcast_to(self.mean, x.shape))
 
-    def score(self, x: np.ndarray) -> np.ndarray:
+    def score(self, x: np.ndarray, sequence: np.ndarray | None = None) -> np.ndarray:
         return self.judge(x).score
 
 
 class Alarmist(Distance):
     """To which every row is strange."""
 
-    def judge(self, x: np.ndarray) -> Findings:
+    def judge(self, x: np.ndarray, sequence: np.ndarray | None = None) -> Findings:
         return Findings(np.full(len(x), 3.0), np.full(len(x), 1e-4), x)
 
 

@@ -73,11 +73,11 @@ class Ranges:
     def __init__(self, rows: np.ndarray) -> None:
         self._middle, self.spread = rows.mean(axis=0), rows.std(axis=0)
 
-    def judge(self, rows: np.ndarray) -> Findings:
+    def judge(self, rows: np.ndarray, sequence: np.ndarray | None = None) -> Findings:
         score = np.abs((rows - self._middle) / self.spread).max(axis=1) / 5.0
         return Findings(score, ALPHA**score, np.tile(self._middle, (len(rows), 1)))
 
-    def score(self, rows: np.ndarray) -> np.ndarray:
+    def score(self, rows: np.ndarray, sequence: np.ndarray | None = None) -> np.ndarray:
         return self.judge(rows).score
 
     def explain(self, rows: np.ndarray, _: int) -> tuple[np.ndarray, np.ndarray]:
