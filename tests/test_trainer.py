@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_ad.detector import Recipe
+from stream_ad.detector import Detector, Recipe
 from stream_ad.learning.trainer import Outcome, Trainer, remove_leftovers
 from stream_ad.learning.training_job import Job
 from stream_ad.learning.window import InlierWindow
@@ -22,6 +22,8 @@ from tests.running import wait_until
 FEATURES = ["a", "b", "c"]
 TINY = Recipe(autoencoder_steps=60, rarity_steps=30, vae_steps=30, classifier_steps=60, synthetic_outliers=1000)
 ENDLESS = Recipe(autoencoder_steps=10_000_000)
+ODD = np.array([5.0, -4.0, 3.0])
+"""What sets a machine apart from the others."""
 
 
 def a_window(n: int = 400) -> InlierWindow:
@@ -95,6 +97,25 @@ def test_a_training_names_features_that_only_count_up_or_are_hardly_known(tmp_pa
     assert snapshot is not None
     assert snapshot.report["counters"] == [counting]
     assert snapshot.report["hardly_known"] == [unknown]
+
+
+def test_a_machine_unlike_the_others_is_known_to_the_model_that_goes_live(tmp_path: Path) -> None:
+    """Twenty machines, one of which runs far from the others."""
+    rows, key = np.random.default_rng(0).normal(size=(2000, 3)), 1000 + np.arange(2000) % 20
+    rows[key == 1007] += ODD
+    window = InlierWindow(2000, 3, 0.01)
+    window.add(rows, np.full(2000, np.nan), key)
+    trainer = Trainer(60.0, tmp_path)
+    trainer.start(a_job(tmp_path, window_rows=2000), window.state())
+    assert outcome_of(trainer).result == "accepted"
+    snapshot = ModelRegistry(str(tmp_path), keep=5).load_live()
+    assert snapshot is not None
+    assert 1007 in snapshot.weights["mondrian.sequence"].tolist()
+    assert snapshot.report["strange_keys"] == len(snapshot.weights["mondrian.sequence"])
+    detector = Detector.restore(snapshot.description, snapshot.weights, "cpu")
+    fresh = np.random.default_rng(1).normal(size=(2000, 3)) + ODD
+    flagged = detector.score(fresh) >= 1.0
+    assert flagged.mean() > 2.0 * (detector.score(fresh, np.full(2000, 1007)) >= 1.0).mean()
 
 
 def test_a_burst_that_the_first_training_leaves_out_is_told_of_and_not_stored(tmp_path: Path) -> None:
