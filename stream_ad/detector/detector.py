@@ -250,11 +250,13 @@ class Detector:
             description["pairs"],
             description["examples"],
         )
-        module.load_state_dict({name: value for name, value in tensors.items() if not name.startswith(MONDRIAN)})
+        of_keys = {name: tensors[name] for name in tensors if name.startswith(MONDRIAN)}
+        module.load_state_dict({name: tensors[name] for name in tensors if name not in of_keys})
         detector.module = module.eval().to(detector.device)
-        of_keys = {name.removeprefix(MONDRIAN): value.numpy() for name, value in tensors.items()}
         # Models that were kept by earlier versions know of no keys.
-        detector.mondrian = MondrianCalibration.restore(of_keys) if "sequence" in of_keys else detector.mondrian
+        if of_keys:
+            arrays = {name.removeprefix(MONDRIAN): value.numpy() for name, value in of_keys.items()}
+            detector.mondrian = MondrianCalibration.restore(arrays)
         return detector
 
     def _fitted(self) -> HierarchicalDetector:
