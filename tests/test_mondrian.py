@@ -73,9 +73,14 @@ def test_a_few_faults_of_a_machine_do_not_hide_its_faults() -> None:
 
 def test_a_few_rows_of_a_key_say_little() -> None:
     p_value, key = p_values(500, 0)
-    few = np.append(p_value, [1e-3, 1e-3]), np.append(key, [99, 99])
+    few = np.append(p_value, np.full(12, 1e-3)), np.append(key, np.full(12, 99))
     own = MondrianCalibration.fit(*few).p_value(np.array([1e-6]), np.array([99]))
-    assert own[0] < 1e-4
+    assert 1e-6 < own[0] < 1e-4
+
+
+def test_where_each_row_has_a_key_of_its_own_none_is_known() -> None:
+    p_value, _ = p_values(500, 0)
+    assert len(MondrianCalibration.fit(p_value, np.arange(2000))) == 0
 
 
 def test_of_one_key_there_is_nothing_to_say() -> None:

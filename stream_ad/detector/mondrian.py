@@ -16,6 +16,8 @@ DECADE = math.log(10.0)
 SHARES = (0.1, 0.05)
 """Of a key's rows, whose depths tell how it is. No rarer ones: some per cent of faults of one machine must not lift
 its threshold above themselves."""
+LEAST_ROWS = 10
+"""Of fewer a tenth is not one row: nothing is known of their key."""
 PRIOR_ROWS = 20
 """That a key is like the others counts as much as so many of its rows."""
 TIMES = 2.0
@@ -59,14 +61,15 @@ class MondrianCalibration:
     def fit(cls, p_value: Float64, sequence: Int64) -> MondrianCalibration:
         """Learn from p-values [n] of inliers that calibrated them, each of a key [n]."""
         order = np.argsort(sequence, kind="stable")
-        keys, first = np.unique(sequence[order], return_index=True)
-        if len(keys) < 2:
+        keys, first, count = np.unique(sequence[order], return_index=True, return_counts=True)
+        known = count >= LEAST_ROWS
+        if len(keys) < 2 or not known.any():
             return cls.none()
         of_key = np.split(-np.log(p_value[order]), first[1:])
-        tenth, hundredth = np.array([tail(depth) for depth in of_key]).T
-        found = cls(keys, tenth, hundredth)
-        lowered = np.maximum(*(found.excess(depth, np.arange(len(keys))) for depth in (tenth, hundredth))) > 0.0
-        return cls(keys[lowered], tenth[lowered], hundredth[lowered])
+        tenth, hundredth = np.array([tail(of_key[i]) for i in np.flatnonzero(known)]).T
+        found = cls(keys[known], tenth, hundredth)
+        strange = np.maximum(*(found.excess(depth, np.arange(len(found))) for depth in (tenth, hundredth))) > 0.0
+        return cls(found.sequence[strange], tenth[strange], hundredth[strange])
 
     def p_value(self, p_value: Float64, sequence: Int64) -> Float64:
         """p-values [n] of rows of these keys [n], from those by the calibration for all."""
