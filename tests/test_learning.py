@@ -299,5 +299,11 @@ def test_keys_with_too_few_rows_for_their_window_are_told_of() -> None:
     assert short_sequences(of_key, 4) == []
     assert short_sequences(of_key, 0) == []
     assert short_sequences(np.zeros(50, np.int64), 64) == [], "of one sequence lint says it"
-    (each_its_own,) = short_sequences(np.arange(2000), 2)
-    assert "with some 1 rows" in each_its_own
+
+
+@pytest.mark.parametrize("window", [0, 16])
+def test_keys_that_name_messages_are_told_of(window: int) -> None:
+    (note,) = short_sequences(np.arange(2000), window)
+    assert note.startswith("2000 rows have 2000 keys")
+    assert "schema.key" in note
+    assert "2000 keys" not in str(short_sequences(np.arange(2000) % 1500, window)), "of some machines two rows"

@@ -23,6 +23,8 @@ COUNTER_VALUES = 10
 LEAST_PASTS = 2 * PASTS_OF_BLOCK
 """So many times as many rows as `schema.window` has show what means over them usually are: two blocks, to learn and to
 calibrate."""
+KEYS_OF_MESSAGES = 0.9
+"""So many keys to a row do not name machines, of which some would have sent several."""
 
 
 def findings(
@@ -130,6 +132,13 @@ def short_sequences(sequence: Int64, window: int) -> list[str]:
     keys = len(np.unique(sequence))
     if keys < 2:
         return []
+    if keys > KEYS_OF_MESSAGES * len(sequence):
+        return [
+            f"{len(sequence)} rows have {keys} keys: they name messages, or so many machines that hardly one comes twice. "
+            "No row is known to follow another, none has a past (schema.window), and each alert is an episode of its "
+            "own. Name the field that tells where a row comes from in schema.key, let producers send no key, or learn "
+            "from more rows (training.window_rows)"
+        ]
     typical = typical_length(torch.from_numpy(sequence))
     if typical >= LEAST_PASTS * window:
         return []
