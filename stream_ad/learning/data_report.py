@@ -134,10 +134,10 @@ def short_sequences(sequence: Int64, window: int) -> list[str]:
         return []
     if keys > KEYS_OF_MESSAGES * len(sequence):
         return [
-            f"{len(sequence)} rows have {keys} keys: they name messages, or so many machines that hardly one comes twice. "
-            "No row is known to follow another, none has a past (schema.window), and each alert is an episode of its "
-            "own. Name the field that tells where a row comes from in schema.key, let producers send no key, or learn "
-            "from more rows (training.window_rows)"
+            f"{len(sequence)} rows have {keys} keys: they name messages, or so many machines that hardly one comes "
+            "twice. No row is known to follow another, none has a past (schema.window), and each alert is an episode "
+            "of its own. Name the field that tells where a row comes from in schema.key, let producers send no key, or "
+            "learn from more rows (training.window_rows)"
         ]
     typical = typical_length(torch.from_numpy(sequence))
     if typical >= LEAST_PASTS * window:
