@@ -88,12 +88,12 @@ class Calibration(nn.Module):
     def share_below(self, raw: Tensor) -> Tensor:
         """Share [n] of the table below raw [n], float64; straight from one entry to the next, since over a step
         rounding would decide."""
-        count = self.table.shape[0]
-        upper = torch.searchsorted(self.table, raw.contiguous())
-        low, high = self.table[(upper - 1).clamp(min=0)], self.table[upper.clamp(max=count - 1)]
-        between = (upper > 0) & (upper < count)
-        back = torch.where(between, (high - raw) / (high - low), torch.zeros_like(raw))
-        return (upper - back.to(torch.float64)) / count
+        # Beyond the last entry the tail says how likely a row is.
+        inside = torch.minimum(raw, self.table[-1])
+        upper = torch.searchsorted(self.table, inside.contiguous()).clamp(min=1)
+        high = self.table[upper]
+        back = (high - inside) / (high - self.table[upper - 1]).clamp(min=1e-30)
+        return (upper - back.clamp(max=1.0)).to(torch.float64) / self.table.shape[0]
 
 
 def drop_outliers(ordered: Tensor) -> Tensor:
