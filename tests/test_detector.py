@@ -429,6 +429,7 @@ def test_scores_go_on_ranking_beyond_all_that_was_seen() -> None:
     score, p = calibration(torch.tensor([5.0, 10.0, 50.0, 100.0]))
     assert (torch.diff(score) > 0.0).all()
     assert (p > 0.0).all()
+    assert float(calibration(torch.tensor([float("nan")]))[0]) >= 1.0, "what a broken model says is not normal"
 
 
 def test_no_rows_no_scores(detector: Detector) -> None:

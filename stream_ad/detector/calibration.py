@@ -88,8 +88,8 @@ class Calibration(nn.Module):
     def share_below(self, raw: Tensor) -> Tensor:
         """Share [n] of the table below raw [n], float64; straight from one entry to the next, since over a step
         rounding would decide."""
-        # Beyond the last entry the tail says how likely a row is.
-        inside = torch.minimum(raw, self.table[-1])
+        # Beyond the last entry the tail says how likely a row is; of a broken model's NaN the last one does.
+        inside = torch.where(raw < self.table[-1], raw, self.table[-1])
         upper = torch.searchsorted(self.table, inside.contiguous()).clamp(min=1)
         high = self.table[upper]
         back = (high - inside) / (high - self.table[upper - 1]).clamp(min=1e-30)
