@@ -227,7 +227,7 @@ class Detector:
     def tensors(self) -> dict[str, Tensor]:
         """All that was learned, by name, on the CPU."""
         of_module = {name: value.cpu().contiguous() for name, value in self._fitted().state_dict().items()}
-        of_keys = {MONDRIAN + name: torch.from_numpy(value) for name, value in self.mondrian.arrays().items()}
+        of_keys = {MONDRIAN + name: torch.from_numpy(value) for name, value in asdict(self.mondrian).items()}
         return of_module | of_keys
 
     def set_false_alarm_rate(self, false_alarm_rate: float) -> None:
@@ -256,7 +256,7 @@ class Detector:
         # Models that were kept by earlier versions know of no keys.
         if of_keys:
             arrays = {name.removeprefix(MONDRIAN): value.numpy() for name, value in of_keys.items()}
-            detector.mondrian = MondrianCalibration.restore(arrays)
+            detector.mondrian = MondrianCalibration(**arrays)
         return detector
 
     def _fitted(self) -> HierarchicalDetector:

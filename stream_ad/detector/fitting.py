@@ -95,9 +95,8 @@ def fit_hierarchical_detector(
             # Rows of a few states, over and over: what one model says of a state, another says but nearly.
             own = detector.combine(detector.parts(*stages.trained_on))
             raw = torch.maximum(raw.sort().values, own.sort().values)
-    repeated = bool(stages.statistics[:, detector.nearest_column].median() == 0.0)
-    detector.calibration.fit(raw, alpha, flagged.truncated, repeated)
-    with torch.no_grad():
+        repeated = bool(stages.statistics[:, detector.nearest_column].median() == 0.0)
+        detector.calibration.fit(raw, alpha, flagged.truncated, repeated)
         p_value = detector.calibration(held)[1]
     return detector.eval(), MondrianCalibration.fit(p_value.cpu().numpy(), stages.sequence.cpu().numpy())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,19 +89,6 @@ class MondrianCalibration:
         own = np.where(seen < tenth, DECADE * seen / tenth, DECADE + beyond)
         excess: Float64 = np.maximum(0.0, seen - own - math.log(TIMES))
         return excess
-
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """All of it by name, for `restore`."""
-        return {"sequence": self.sequence, "tenth": self.tenth, "hundredth": self.hundredth}
-
-    @classmethod
-    def restore(cls, arrays: Mapping[str, NDArray[np.generic]]) -> MondrianCalibration:
-        """Take over what `arrays` gave."""
-        return cls(
-            arrays["sequence"].astype(np.int64),
-            arrays["tenth"].astype(np.float64),
-            arrays["hundredth"].astype(np.float64),
-        )
 
 
 def tail(depth: Float64) -> tuple[float, float]:

@@ -105,8 +105,8 @@ class Span:
         scored = np.isfinite(score)
         values, score, sequence = values[scored], score[scored], sequence[scored]
         part = np.minimum(PARTS - 1, (self.rows + np.arange(len(score))) * PARTS // self._wanted)
-        self._flagged_by_part += np.bincount(part[score >= 1.0], minlength=PARTS)
         flagged = score >= 1.0
+        self._flagged_by_part += np.bincount(part[flagged], minlength=PARTS)
         self._flagged.add(values[flagged], sequence[flagged])
         self._others.add(values[~flagged], sequence[~flagged])
 
