@@ -39,11 +39,12 @@ NOVELTY = ("unseen_value", "unseen_pairs")
 def fitted(train: bytes, shape: tuple[int, int], seed: int, patched: str, recipe: Recipe) -> tuple[Stages, Tensor]:
     """Stages fitted on the rows in `train`, with one of the `PATCHES`, and the rows."""
     x = torch.frombuffer(bytearray(train), dtype=torch.float64).reshape(shape)
-    flagged = Flagged(x[:0], torch.empty(0, dtype=torch.int64), 0.0)
     with patches(PATCHES[patched]), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         window = Window(x, torch.zeros(len(x)))
-        stages = fitting.fit_and_hold_out(window, recipe, Draws(seed, CPU), seed, flagged, x[:0], lambda share: None)
+        stages = fitting.fit_and_hold_out(
+            window, recipe, Draws(seed, CPU), seed, Flagged.none(x), x[:0], lambda share: None
+        )
         return stages, x
 
 

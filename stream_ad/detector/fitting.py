@@ -59,6 +59,12 @@ class Flagged:
     truncated: float
     """Share of the inliers that were flagged more strongly than these and are in neither."""
 
+    @classmethod
+    def none(cls, x: Tensor) -> Flagged:
+        """No rows of the width, type and device of x [n, d]."""
+        empty = torch.empty(0, dtype=torch.int64, device=x.device)
+        return cls(x[:0], empty, empty, 0.0)
+
 
 def fit_hierarchical_detector(
     window: Window,
@@ -78,8 +84,7 @@ def fit_hierarchical_detector(
     if n < LEAST_ROWS:
         raise TrainingError(f"{n} rows are too few to learn from: at least {LEAST_ROWS} are needed")
     if flagged is None:
-        none = torch.empty(0, dtype=torch.int64, device=x.device)
-        flagged = Flagged(x[:0], none, none, 0.0)
+        flagged = Flagged.none(x)
     if anomalies is None:
         anomalies = x[:0]
     draws = Draws(seed, x.device)
