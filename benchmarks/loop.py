@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from stream_ad.learning.rollback import RollBack
 from stream_ad.learning.training import train
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.window import InlierWindow
+from stream_ad.registry import ModelRegistry
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -100,7 +102,7 @@ class Loop:
         self.level = AdaptiveLevel(alpha)
         self._stretch = 1.0
         self.models = Models()
-        self.roll_back = RollBack(self.models, schedule.rollback_after, alpha)
+        self.roll_back = RollBack(cast(ModelRegistry, self.models), schedule.rollback_after, alpha)
         self.rolled_back: list[int] = []
         """How many rows had been seen at each roll-back."""
         self.trainings: list[Trained] = []

@@ -166,7 +166,8 @@ def delays(labels: Bool, alert: Bool) -> NDArray[np.int64]:
     starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     alerts = np.append(np.flatnonzero(alert), len(alert) + 1)
     first = alerts[np.searchsorted(alerts, starts)]
-    return np.minimum(first, ends) - starts
+    rows: NDArray[np.int64] = np.minimum(first, ends) - starts
+    return rows
 
 
 def settled_rows(stream: Stream, alert: Bool, budget: float, batch: int = 256) -> float:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 How = Literal["array-order", "random-half"]
+Kind = Literal["burst", "scattered"]
 
 FEWEST, MOST = 1000, 50_000
 """Array order draws smaller sets up to the one, and larger sets down to the other number of rows."""
@@ -59,13 +60,12 @@ class Protocol:
 
 
 @lru_cache(maxsize=1)
-def read(file: Path) -> dict[str, NDArray[np.generic]]:
+def read(file: Path) -> dict[str, Float64]:
     """The arrays of a file. Raises ValueError if they are neither X, y nor train, test, test_labels."""
     with np.load(file) as stored:
         for names in (("X", "y"), ("train", "test", "test_labels")):
             if set(names) <= set(stored.files):
-                rows = {name: stored[name] for name in names}
-                return {name: a.astype(np.float64) if a.ndim == 2 else a for name, a in rows.items()}
+                return {name: stored[name].astype(np.float64) for name in names}
         found = ", ".join(stored.files)
     raise ValueError(f"{file} holds the arrays {found}; it takes X and y, or train, test and test_labels")
 
@@ -125,7 +125,7 @@ class Contamination:
 
     share: float
     """Of the training rows."""
-    kind: Literal["burst", "scattered"]
+    kind: Kind
     """All in one place, or each somewhere."""
 
     def __str__(self) -> str:

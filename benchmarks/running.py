@@ -49,7 +49,7 @@ def run(
     console: Console,
     processes: int = 1,
     threads: int = 1,
-    skip: type[Exception] = SystemExit,
+    skip: type[Exception] | tuple[()] = (),
 ) -> Troubles:
     """Do all the work and add what comes out to the results as soon as it is there.
 

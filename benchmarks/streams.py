@@ -87,7 +87,8 @@ def of_table(file: Path, drift: str, seed: int, most: int) -> Stream:
     train, normal = normal[:first], normal[first : first + most]
     wanted = min(len(anomalies), max(1, round(ANOMALY_SHARE * len(normal))))
     drawn = anomalies[np.sort(rng.choice(len(anomalies), wanted, replace=False))]
-    rows, labels = (column[:most] for column in mixed(normal, drawn, rng))
+    rows, labels = mixed(normal, drawn, rng)
+    rows, labels = rows[:most], labels[:most]
     other = rng.permutation(rows.shape[1])
     mapped, changes = switched(len(rows), drift, rng)
     rows = np.where(mapped[:, None], rows[:, other], rows)

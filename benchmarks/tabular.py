@@ -43,6 +43,7 @@ from benchmarks.peers import PEERS, Float64, Method, Scorer
 from benchmarks.protocols import (
     Contamination,
     How,
+    Kind,
     Protocol,
     TooFewAnomalies,
     fresh_inliers,
@@ -225,10 +226,11 @@ def peers(text: str) -> dict[str, Method]:
 
 
 def contamination(text: str) -> Contamination:
+    kinds: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
     part, _, kind = text.partition(":")
-    if kind not in ("burst", "scattered"):
+    if kind not in kinds:
         raise argparse.ArgumentTypeError(f"{text} is no level: say 0.02:burst or 0.02:scattered")
-    return Contamination(share(part), kind)
+    return Contamination(share(part), kinds[kind])
 
 
 def share(text: str) -> float:
