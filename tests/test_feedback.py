@@ -139,11 +139,13 @@ def test_flagged_rows_are_remembered_when_many_normal_ones_came_after(monkeypatc
     assert loop.feedback.take([by_id("anomaly", 0), by_id("anomaly", 3), by_id("anomaly", 38)]) == [True, False, True]
 
 
-def test_a_row_that_is_older_than_the_window_does_not_come_back_into_it() -> None:
+def test_a_row_fades_from_when_it_is_labelled_however_old_it_is() -> None:
     loop = Loop(capacity=20)
-    loop.send([3.0] + [0.1] * 60)
+    loop.send([3.0] + [0.1] * 600)
     assert loop.feedback.take([by_id("normal", 0)]) == [True]
-    assert loop.inliers() == list(range(41, 61))
+    assert 0 in loop.inliers() and len(loop.inliers()) == 20
+    loop.send([0.1] * 5000)
+    assert 0 not in loop.inliers()
 
 
 def test_labels_survive_a_restart_and_so_do_the_rows_that_can_still_be_labelled() -> None:

@@ -57,6 +57,6 @@ def test_of_rows_that_are_all_beside_others_all_are_held_out() -> None:
 
 def test_rows_of_other_sequences_are_not_near() -> None:
     fold, sequence = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([7, 8, 7, 8, 7, 8])
-    assert near_another(fold, sequence, 1).tolist() == [False, True, True, True, True, False]
-    assert not near_another(fold, torch.tensor([1, 1, 1, 2, 2, 2]), 5).any()
-    assert not near_another(fold, sequence, 0).any()
+    assert near_another(fold, sequence, 1, torch.ones(6)).tolist() == [False, True, True, True, True, False]
+    assert not near_another(fold, torch.tensor([1, 1, 1, 2, 2, 2]), 5, torch.ones(6)).any()
+    assert not near_another(fold, sequence, 0, torch.ones(6)).any()

@@ -103,7 +103,7 @@ class TestBlocksThatAreHeldOut:
         place = np.arange(0, n, 10)
         one = np.zeros(n, np.int64)
         return TrainingRows(
-            np.arange(n, dtype=float)[:, None], np.arange(n), one, place[:, None] - 0.5, place, place, 1.0
+            np.arange(n, dtype=float)[:, None], np.arange(n), one, np.ones(n), place[:, None] - 0.5, place, place, 1.0
         )
 
     def test_they_are_a_twentieth_of_the_window_and_near_its_end(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial import KDTree
 
 from stream_ad.config import Config
@@ -564,7 +565,7 @@ def test_the_worker_counts_what_was_found_and_shows_that_a_change_lasts(
 @pytest.mark.parametrize("folds", [2, 3])
 def test_an_operating_point_that_fills_a_part_of_the_window_is_both_learned_and_held_out(folds: int) -> None:
     for seed in range(20):
-        fold = blocks_to_folds(8400, folds, BLOCKS, seed)
+        fold = blocks_to_folds(torch.ones(8400), folds, BLOCKS, seed)
         assert fold[-1] == 0
         for part in fold.chunk(BLOCKS // folds):
             assert set(part.tolist()) == set(range(folds))

@@ -6,7 +6,7 @@ import io
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -109,6 +109,7 @@ class Detector:
         sequence: Int64 | None = None,
         features: int | None = None,
         past: int = 0,
+        stands_for: Float64 | None = None,
         progress: Progress = lambda share: None,
     ) -> Detector:
         """Learn from inliers x [n, d] in time order, NaN for missing; return self.
@@ -119,15 +120,17 @@ class Detector:
         Unless an earlier model has `judged` the rows, a burst among them that looks like nothing else is left out;
         `left_out` then has the numbers of its rows. Rows of one `sequence` [n] follow each other, such as those of a
         record key; without it all do. A burst shows in the first `features` columns, or in all; the others tell of a
-        row's past, which reaches `past` rows back, so that many rows after a burst are left out with it.
+        row's past, which reaches `past` rows back, so that many rows after a burst are left out with it. Each row
+        `stands_for` [n] rows of the stream, all but one of them thinned out; without it for itself.
         Raises `TrainingError` for fewer than eight rows.
         """
-        rows, of_sequence = self._tensor(x), self._sequence(sequence, len(x))
+        left = None if stands_for is None else torch.as_tensor(stands_for, device=self.device)
+        window = Window(self._tensor(x), self._sequence(sequence, len(x)), past, left)
         place = None if flagged_place is None else torch.as_tensor(flagged_place, device=self.device)
         if not judged:
-            burst = bursts_in(Window(rows[:, :features], of_sequence, past), self.recipe, self.seed)
+            burst = bursts_in(replace(window, rows=window.rows[:, :features]), self.recipe, self.seed)
             self.left_out = torch.nonzero(burst).flatten().cpu().numpy()
-            rows, of_sequence = rows[~burst], of_sequence[~burst]
+            window = window[~burst]
             place = None if place is None else place - torch.cat([place.new_zeros(1), burst.cumsum(0)])[place]
         extra = None
         if flagged is not None and place is not None:
@@ -135,7 +138,7 @@ class Detector:
             extra = Flagged(self._tensor(flagged), place, of_flagged, truncated)
         known = None if anomalies is None else self._tensor(anomalies)
         self.module, self.mondrian = fit_hierarchical_detector(
-            Window(rows, of_sequence, past), self.recipe, self.false_alarm_rate, self.seed, extra, known, progress
+            window, self.recipe, self.false_alarm_rate, self.seed, extra, known, progress
         )
         self._compiled = None
         return self

@@ -24,6 +24,12 @@ class Window:
     """[n] rows of one number follow each other, as those of a record key do."""
     past: int = 0
     """How many rows before it, of the same sequence, a row tells of."""
+    stands_for: Tensor | None = None
+    """[n] of how many rows of the stream each is the one that is left; of one, if nothing was thinned out."""
+
+    def __getitem__(self, which: Tensor) -> Window:
+        stands_for = None if self.stands_for is None else self.stands_for[which]
+        return Window(self.rows[which], self.sequence[which], self.past, stands_for)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +47,9 @@ def into_folds(window: Window, folds: int, seed: int) -> Folds:
     blocks = min(BLOCKS, n // 4)
     if past > 0:
         blocks = min(blocks, typical_length(window.sequence) // (PASTS_OF_BLOCK * past))
-    fold = blocks_to_folds(n, folds, blocks, seed).to(window.sequence.device)
-    held = fold.masked_fill(near_another(fold, window.sequence, past), -1)
+    stands_for = torch.ones(n, dtype=torch.float64) if window.stands_for is None else window.stands_for.cpu()
+    fold = blocks_to_folds(stands_for, folds, blocks, seed).to(window.sequence.device)
+    held = fold.masked_fill(near_another(fold, window.sequence, past, stands_for.to(fold.device)), -1)
     if (held >= 0).sum() < LEAST_HELD * n:
         held = fold
     return Folds(fold, held)
@@ -54,32 +61,42 @@ def typical_length(sequence: Tensor) -> int:
     return int((count * count).sum()) // len(sequence)
 
 
-def blocks_to_folds(n: int, folds: int, blocks: int, seed: int) -> Tensor:
-    """Fold number [n] of each row: contiguous blocks of the window, dealt out at random.
+def blocks_to_folds(stands_for: Tensor, folds: int, blocks: int, seed: int) -> Tensor:
+    """Fold number [n] of each row, which `stands_for` [n] rows of the stream: contiguous blocks, dealt out at random.
 
     Neighbours in time are near copies, so single rows drawn at random would make every model look better than
     the next hour will. Blocks from all over the window, because a single recent one sees one time of the day;
     at random, because equally spaced ones would fall into step with the day; each fold once in every few blocks,
     because an operating point that fills these must be both learned and held out. The last block is in fold 0.
+
+    All blocks are of the same time: as many rows of the stream as are left of it, over the number of `blocks`. Where
+    most rows were thinned out there are many with few rows each, and an operating point of long ago is not in one.
     """
     generator = torch.Generator().manual_seed(seed)
-    rounds = max(1, blocks // folds)
-    dealt = torch.cat([torch.randperm(folds, generator=generator) for _ in range(rounds)])
+    n, least = len(stands_for), folds * max(1, blocks // folds)
+    time = stands_for.cumsum(0)
+    block = torch.floor((time - 1.0 - time[-1]) * least / n).unique_consecutive(return_inverse=True)[1]
+    count = int(block[-1]) + 1
+    dealt = torch.cat([torch.randperm(folds, generator=generator) for _ in range(-(-count // folds))])
     last = dealt[-folds:]
     last[last == 0], last[-1] = last[-1].clone(), 0
-    return dealt[torch.arange(n) * len(dealt) // n]
+    return dealt[-count:][block]
 
 
-def near_another(fold: Tensor, sequence: Tensor, past: int) -> Tensor:
-    """Rows [n] with one of another `fold` [n] among the `past` rows before or after them in their `sequence` [n]."""
+def near_another(fold: Tensor, sequence: Tensor, past: int, stands_for: Tensor) -> Tensor:
+    """Rows [n] with one of another `fold` [n] among the `past` rows of the stream before or after them in their
+    `sequence` [n], of which each `stands_for` [n]."""
     order = sequence.argsort(stable=True)
-    changes = torch.nonzero((fold[order].diff() != 0) & (sequence[order].diff() == 0)).flatten()
-    first, last = torch.zeros_like(fold, dtype=torch.bool), torch.zeros_like(fold, dtype=torch.bool)
-    first[order[changes + 1]], last[order[changes]] = True, True
-    # The first row of a block has the other one right before it.
-    before = in_the_past(first, sequence, past - 1)
-    after = in_the_past(last.flip(0), sequence.flip(0), past - 1).flip(0)
-    return before | after
+    ordered, place = sequence[order], stands_for[order].cumsum(0)
+    starts = (fold[order].diff() != 0) | (ordered.diff() != 0)
+    run = torch.cat([starts.new_zeros(1), starts]).cumsum(0)
+    first = torch.nonzero(starts).flatten() + 1
+    same = ordered[first] == ordered[first - 1]
+    never = place.new_full((1,), torch.inf)
+    before = torch.cat([-never, torch.where(same, place[first - 1], -torch.inf)])
+    after = torch.cat([torch.where(same, place[first], torch.inf), never])
+    near = (place - before[run] <= past) | (after[run] - place <= past)
+    return near[order.argsort()]
 
 
 def in_the_past(marked: Tensor, sequence: Tensor, past: int) -> Tensor:

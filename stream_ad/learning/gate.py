@@ -93,6 +93,7 @@ def hold_out(training: TrainingRows) -> tuple[TrainingRows, Held]:
         rows=training.rows[~held],
         position=training.position[~held],
         sequence=training.sequence[~held],
+        stands_for=training.stands_for[~held],
         flagged=training.flagged[kept],
         flagged_place=learned_before[training.flagged_place[kept]],
         flagged_sequence=training.flagged_sequence[kept],

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from stream_ad.detector import Detector
 from stream_ad.detector.fitting import Progress
+from stream_ad.learning.fading import Rows
 from stream_ad.learning.truncation import RADII, in_company
-from stream_ad.learning.window import InlierWindow, Rows
+from stream_ad.learning.window import InlierWindow
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]

@@ -23,8 +23,9 @@ from stream_ad.records import Context
 if TYPE_CHECKING:
     from stream_ad.detector import Detector
     from stream_ad.detector.detector import Device
+    from stream_ad.learning.fading import Rows
     from stream_ad.learning.gate import Verdict
-    from stream_ad.learning.window import InlierWindow, Rows
+    from stream_ad.learning.window import InlierWindow
     from stream_ad.registry import ModelRegistry
 
 JOB_FILE = "job.json"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ad.detector import Detector
-from stream_ad.learning.ring import Ring
+from stream_ad.learning.fading import FadingRows, Rows
 from stream_ad.learning.truncation import FAR, inlier_probability, suspects
 
 Float64 = NDArray[np.float64]
@@ -22,6 +22,8 @@ Stretch = tuple[int, int, int]
 QUARANTINE_SHARE = 0.2
 """Of the window's capacity. Half of it at most fills before rows are let back in: what was flagged earlier, which the
 next calibration needs, must still be there."""
+LOOKS = 32
+"""Into so many parts of its capacity: two of them have not begun to fade."""
 
 
 @dataclass(slots=True)
@@ -33,6 +35,8 @@ class TrainingRows:
     """Of the rows, as the window counts them."""
     sequence: Int64
     """See `Rows.sequence`."""
+    stands_for: Float64
+    """Rows of the stream that each stands for, since others have faded."""
     flagged: Float64
     flagged_place: Int64
     flagged_sequence: Int64
@@ -77,34 +81,9 @@ class TrainingRows:
             sequence=self.sequence,
             features=features,
             past=past,
+            stands_for=self.stands_for,
             progress=progress,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows of numbers, and what the window knows of each."""
-
-    values: Float64
-    """[n, d]"""
-    position: Int64
-    """[n] how many rows had been offered before."""
-    score: Float64
-    """[n] NaN where there was no model yet, or where something else let the row in."""
-    sequence: Int64
-    """[n] rows of one number follow each other, as those of a record key do."""
-
-    def __len__(self) -> int:
-        return len(self.position)
-
-    def __getitem__(self, which: Bool | Int64 | slice) -> Rows:
-        return Rows(self.values[which], self.position[which], self.score[which], self.sequence[which])
-
-    def and_by_time(self, others: Rows) -> tuple[Rows, Bool]:
-        """These and others in order of time, and which are the others."""
-        order = np.argsort(np.concatenate([self.position, others.position]), kind="stable")
-        joined = Rows(*(np.concatenate([getattr(self, f.name), getattr(others, f.name)])[order] for f in fields(Rows)))
-        return joined, order >= len(self)
 
 
 def within(position: Int64, sequence: Int64, stretches: Sequence[Stretch]) -> Bool:
@@ -115,54 +94,23 @@ def within(position: Int64, sequence: Int64, stretches: Sequence[Stretch]) -> Bo
     return inside
 
 
-class LatestRows:
-    """The last `capacity` rows."""
-
-    def __init__(self, capacity: int, n_features: int) -> None:
-        self.capacity = capacity
-        self._ring = Ring(capacity)
-        self._kept = Rows(
-            np.empty((capacity, n_features)),
-            np.empty(capacity, np.int64),
-            np.zeros(capacity),
-            np.empty(capacity, np.int64),
-        )
-
-    def __len__(self) -> int:
-        return len(self._ring)
-
-    def add(self, rows: Rows) -> None:
-        rows = rows[-self.capacity :]
-        places = self._ring.take(len(rows))
-        for field in fields(Rows):
-            getattr(self._kept, field.name)[places] = getattr(rows, field.name)
-
-    def replace(self, rows: Rows) -> None:
-        """Hold these rows, oldest first, in place of all others."""
-        self._ring.clear()
-        self.add(rows)
-
-    def scale(self, factor: float) -> None:
-        """Multiply all scores."""
-        self._kept.score[:] *= factor
-
-    def ordered(self) -> Rows:
-        """Copies of all rows, oldest first."""
-        return self._kept[self._ring.places()]
-
-
 class InlierWindow:
-    """The latest inliers; flagged rows go to a small quarantine instead.
+    """The latest inliers and some of earlier ones; flagged rows go to a small quarantine instead.
 
     The quarantine is for calibration only, never for training. `seen` counts all rows that were offered and
-    gives each its position, so that a flagged row can be placed between the inliers of its time.
+    gives each its position, so that a flagged row can be placed between the inliers of its time. Both fade with age:
+    see `FadingRows`.
     """
 
     def __init__(self, capacity: int, n_features: int, alpha: float) -> None:
-        self.inliers = LatestRows(capacity, n_features)
-        self.quarantine = LatestRows(max(64, round(QUARANTINE_SHARE * capacity)), n_features)
+        self.inliers = FadingRows(capacity, n_features)
+        self.quarantine = FadingRows(max(64, round(QUARANTINE_SHARE * capacity)), n_features)
         self.seen = 0
         self.alpha = alpha
+        self._look = max(1, capacity // LOOKS)
+        self._looked = 0
+        self._fresh_score: Float64 = np.empty(0)
+        self._fresh_sequence: Int64 = np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return len(self.inliers)
@@ -177,15 +125,33 @@ class InlierWindow:
         each other; without it all do."""
         position = self.seen + np.arange(len(score))
         self.seen += len(score)
-        rows = Rows(values, position, score, np.zeros_like(position) if sequence is None else sequence)
+        sequence = np.zeros_like(position) if sequence is None else sequence
+        rows = Rows(values, position, position, score, sequence, np.zeros(len(score), dtype=bool))
         flagged = score >= 1.0
         self.inliers.add(rows[~flagged])
         self.quarantine.add(rows[flagged])
+        self._fresh_score = np.append(self._fresh_score, score)
+        self._fresh_sequence = np.append(self._fresh_sequence, sequence)
+        if self.seen - self._looked >= self._look:
+            self._mark_suspects()
+
+    def _mark_suspects(self) -> None:
+        """Look at the latest rows while all of their neighbours are there: so that each has those after it, too, all
+        are looked at twice."""
+        found = suspects(self._fresh_score, self.alpha, self._fresh_sequence)
+        if found.any():
+            position = self.seen - len(found) + np.flatnonzero(found)
+            for ring in (self.inliers, self.quarantine):
+                ring.suspect(position)
+        self._looked = self.seen
+        self._fresh_score = self._fresh_score[-self._look :]
+        self._fresh_sequence = self._fresh_sequence[-self._look :]
 
     def set_false_alarm_rate(self, alpha: float) -> None:
         """Put the scores on the scale of another budget: a row's p-value stays, its score is log p / log alpha."""
         for ring in (self.inliers, self.quarantine):
             ring.scale(math.log(self.alpha) / math.log(alpha))
+        self._fresh_score = self._fresh_score * (math.log(self.alpha) / math.log(alpha))
         self.alpha = alpha
 
     def thin(self, rows: int, before: int) -> None:
@@ -220,7 +186,9 @@ class InlierWindow:
             ring.replace(held[~np.isin(held.position, wrong)])
         # Nobody asks what is next to a row without a score.
         alone = np.full(len(position), -1)
-        self._insert(Rows(values, position, np.full(len(position), np.nan), alone)[normal & ~inside])
+        score = np.full(len(position), np.nan)
+        told = Rows(values, position, position, score, alone, np.zeros(len(position), dtype=bool))
+        self._insert(told[normal & ~inside])
 
     def drop(self, stretches: Sequence[Stretch]) -> None:
         """Forget the inliers in these stretches: a model found a burst of anomalies among rows that
@@ -237,15 +205,22 @@ class InlierWindow:
         self.quarantine.replace(self.quarantine.ordered().and_by_time(held[flagged])[0])
 
     def _insert(self, rows: Rows) -> None:
-        """Rows among the inliers, each at its place in time and without a score."""
-        unscored = replace(rows, score=np.full(len(rows), np.nan))
+        """Rows among the inliers, each at its place in time and without a score; they fade from now on."""
+        unscored = replace(rows, score=np.full(len(rows), np.nan), since=np.full(len(rows), self.seen))
         self.inliers.replace(self.inliers.ordered().and_by_time(unscored)[0])
 
+    def complete(self) -> float:
+        """The age in rows up to which no inlier has faded."""
+        inliers = self.inliers.ordered()
+        return math.inf if self.young or not len(inliers) else float(inliers.faded(self.seen).max())
+
     def by_time(self) -> tuple[Rows, Bool]:
-        """Inliers, and the quarantined rows since the first of them, in order; and which are quarantined."""
+        """Inliers, and of the quarantined rows since the first of them the same share, in order; and which are
+        quarantined."""
         inliers, quarantined = self.inliers.ordered(), self.quarantine.ordered()
         since = inliers.position[0] if len(inliers) else 0
-        return inliers.and_by_time(quarantined[quarantined.position >= since])
+        left = quarantined.faded(self.seen) <= self.complete()
+        return inliers.and_by_time(quarantined[left & (quarantined.position >= since)])
 
     def training_rows(self, seed: int = 0) -> TrainingRows:
         """The inliers without suspects, and of the mildly flagged rows that fell between them as many as are inliers
@@ -255,7 +230,7 @@ class InlierWindow:
         """
         rows, flagged = self.by_time()
         scored = np.isfinite(rows.score)
-        suspect = scored & suspects(rows.score, self.alpha, rows.sequence)
+        suspect = scored & (rows.suspect | suspects(rows.score, self.alpha, rows.sequence))
         probability = np.where(suspect, 0.0, 1.0)
         judged = scored & ~suspect
         probability[judged] = inlier_probability(rows.score[judged], self.alpha)
@@ -265,6 +240,7 @@ class InlierWindow:
             rows=rows.values[kept],
             position=rows.position[kept],
             sequence=rows.sequence[kept],
+            stands_for=np.maximum(1.0, (self.seen - rows.since[kept]) / self.complete()),
             flagged=rows.values[drawn & flagged],
             flagged_place=np.cumsum(kept, dtype=np.int64)[drawn & flagged],
             flagged_sequence=rows.sequence[drawn & flagged],
@@ -283,22 +259,25 @@ class InlierWindow:
         return arrays
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """Take over what `state` gave; rows beyond the present capacity are dropped, oldest first.
+        """Take over what `state` gave; of rows beyond the present capacity those are dropped that have faded most.
 
         Scores that were given under another budget come onto the scale of this one.
         """
         alpha = self.alpha
-        # Windows that were kept by earlier versions lack their own budget, or sequences.
+        # Windows that were kept by earlier versions lack their own budget and some of the columns.
         self.alpha = float(arrays.get("false_alarm_rate", np.array([alpha]))[0])
         self.seen = int(arrays["seen"][0])
+        self._looked = self.seen
         for name, ring in (("inliers", self.inliers), ("quarantine", self.quarantine)):
             position = arrays[f"{name}.position"].astype(np.int64)
             ring.add(
                 Rows(
                     arrays[f"{name}.values"].astype(np.float64),
                     position,
+                    arrays.get(f"{name}.since", position).astype(np.int64),
                     arrays[f"{name}.score"].astype(np.float64),
                     arrays.get(f"{name}.sequence", np.zeros_like(position)).astype(np.int64),
+                    arrays.get(f"{name}.suspect", np.zeros_like(position)).astype(np.bool_),
                 )
             )
         self.set_false_alarm_rate(alpha)
