@@ -12,8 +12,9 @@ import numpy as np
 
 from stream_ad.config import Config, FileSink, FileSource, KafkaSource
 from stream_ad.detector import Detector, TrainingError
+from stream_ad.detector.temporal import TemporalContext
 from stream_ad.episodes import Alerts
-from stream_ad.learning import LoadedModel, burst_left_out, findings
+from stream_ad.learning import InlierWindow, LoadedModel, burst_left_out, findings
 from stream_ad.records import BadRecord, Decoded, RecordSchema, dead_letters, encode, make_decoder
 from stream_ad.registry import ModelRegistry, RegistryError, Snapshot, require_schema
 from stream_ad.scoring import Scorer
@@ -55,7 +56,7 @@ class Scored:
 
 
 def train(config: Config, progress: ProgressReport) -> Trained:
-    """Learn from all rows of the source and make the model live.
+    """Learn from the rows of the source, as the worker's window would have kept them, and make the model live.
 
     Raises `TrainingError` for too few rows, `TransportError` for a source that cannot be read.
     """
@@ -63,33 +64,31 @@ def train(config: Config, progress: ProgressReport) -> Trained:
     registry = ModelRegistry(config.registry.path, config.registry.keep)
     registry.check_writable()
     scorer = Scorer(schema, None)
-    rows, sequences, bad, first_bad = [], [], 0, ""
+    width = TemporalContext(len(schema.features), **schema.context).width
+    window = InlierWindow(config.training.window_rows, width, config.alerts.rate())
+    bad, first_bad = 0, ""
     for decoded in read(config, schema):
         learnable = scorer.learnable(decoded.batch)
-        rows.append(scorer.extend(decoded.batch)[learnable])
-        sequences.append(decoded.batch.sequences()[learnable])
+        rows = scorer.extend(decoded.batch)[learnable]
+        window.add(rows, np.full(len(rows), np.nan), decoded.batch.sequences()[learnable])
         bad += len(decoded.bad)
         first_bad = first_bad or (decoded.bad[0].message if decoded.bad else "")
-        progress("reading", sum(map(len, rows)), None)
-    usable = sum(map(len, rows))
-    if usable < config.training.min_rows:
+        progress("reading", window.seen, None)
+    if window.seen < config.training.min_rows:
         raise TrainingError(
-            f"{usable} usable rows, but training.min_rows = {config.training.min_rows} are needed: "
+            f"{window.seen} usable rows, but training.min_rows = {config.training.min_rows} are needed: "
             "give more rows, or lower training.min_rows (50 at least)"
         )
-    x = np.concatenate(rows)[-config.training.window_rows :]
-    sequence = np.concatenate(sequences)[-config.training.window_rows :]
+    training = window.training_rows()
     started = time.time()
-    detector = Detector(config.alerts.rate(), config.detector.device, config.detector.seed)
-    detector.fit(
-        x,
-        sequence=sequence,
+    detector = training.teach(
+        Detector(config.alerts.rate(), config.detector.device, config.detector.seed),
         features=len(schema.features),
         past=schema.context["window"],
         progress=lambda share: progress("learning", int(1000 * share), 1000),
     )
-    features = list(schema.features)
-    found = findings(x, features, detector.unknown, schema.context, (x, sequence))
+    features, x = list(schema.features), training.rows
+    found = findings(x, features, detector.unknown, schema.context, (x, training.sequence))
     notes = [note for of_kind in found.values() for note in of_kind] + burst_left_out(detector.left_out)
     version = registry.save(
         Snapshot(

@@ -19,7 +19,7 @@ from stream_ad.detector.folds import BLOCKS, blocks_to_folds
 from stream_ad.learning import Learner, LearningSettings, LoadedModel
 from stream_ad.learning.changes import ChangeWatch
 from stream_ad.learning.drift import Drift
-from stream_ad.learning.regime import MOST_KEYS, Phase, isolation
+from stream_ad.learning.regime import FORMER, MOST_KEYS, Phase, isolation
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.window import InlierWindow
 from stream_ad.records import RecordSchema
@@ -307,7 +307,8 @@ def test_a_new_operating_point_is_one_alarm_episode_and_then_learned(pump: Pump)
     loop = running(pump)
     flagged = loop.feed(pump.rows(5000, 10.0))
     assert flagged[:LASTING].all()
-    assert flagged[LASTING + 50 :].mean() < 0.03
+    # New rows are one in five then.
+    assert flagged[LASTING + 50 :].mean() < 0.05
     assert loop.trainings == ["regime"]
     assert loop.changes.regime.phase == Phase.ORDINARY
 
@@ -316,6 +317,17 @@ def test_the_former_operating_point_is_still_known_when_it_comes_back(pump: Pump
     loop = running(pump)
     loop.feed(pump.rows(1500, 10.0))
     assert loop.feed(pump.rows(500)).mean() < 0.05
+
+
+def test_an_operating_point_that_was_left_five_windows_ago_is_still_known(pump: Pump) -> None:
+    loop = running(pump)
+    loop.feed(pump.rows(5 * WINDOW, 10.0), batch=500)
+    assert loop.trainings == ["regime"]
+    for point in (0.0, 10.0, 0.0, 10.0):
+        loop._train("rows")
+        # So simple a model flags many of the few rows that it knows little of, but far from all.
+        assert loop.feed(pump.rows(5 * WINDOW, point), batch=500).mean() < 0.3
+    assert loop.trainings.count("regime") == 1
 
 
 def test_rows_that_alternate_between_two_points_are_learned_within_four_times_as_many(pump: Pump) -> None:
@@ -343,7 +355,7 @@ def test_calibration_sees_all_of_the_rows_that_were_let_in(pump: Pump) -> None:
     training = loop.window.training_rows()
     new = training.rows[:, 0] > 6.0
     assert new.sum() > 0.98 * LASTING
-    assert len(new) == 2 * new.sum(), "as many of the former operating point"
+    assert len(new) == pytest.approx((1 + FORMER) * new.sum(), rel=0.01), "with some of the former operating point"
     assert new[-LASTING // 2 :].all(), "each at its place in time"
     assert training.scored_share <= 0.5
 

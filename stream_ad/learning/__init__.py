@@ -10,12 +10,14 @@ from stream_ad.learning.follower import LoadedModel
 from stream_ad.learning.learner import Learner
 from stream_ad.learning.settings import LearningSettings
 from stream_ad.learning.trainer import Outcome
+from stream_ad.learning.window import InlierWindow
 
 __all__ = [
     "RECENT_ROWS",
     "AdaptiveLevel",
     "ColdStart",
     "FollowOnly",
+    "InlierWindow",
     "Learner",
     "LearningSettings",
     "LoadedModel",

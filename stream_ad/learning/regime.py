@@ -28,6 +28,9 @@ EXTREME = 3.0
 """Isolation above which a row stays out."""
 FEWEST = 500
 """Rows that make a change of regime in a young window, unless a tenth of its capacity are fewer."""
+FORMER = 4
+"""Rows of the former operating points that stay for each new one. Among many more, the new ones would be rare and
+strange, and calibration would let most of the budget fall on them; with fewer, what comes back would be forgotten."""
 PIECES = 8
 MOST_KEYS = 1024
 """Of which evidence is kept: those with flagged rows that came last."""
@@ -79,8 +82,8 @@ class RegimeWatch:
     have their like at other times, as near as inliers have theirs; faults of many kinds and a value that runs away do
     not. Evidence gathers over all rows and over those of each key: one machine of many may change alone.
 
-    The rows let in take their places in the window. If all has changed, as many of the former operating point stay,
-    evenly spread over its time, so that the next model knows both.
+    The rows let in take their places in the window. If all has changed, four times as many of earlier ones stay, evenly
+    spread over their time, so that the next model knows both.
 
     Call `observe` after the window took the same rows, and `settled` when a model that learned the rows let in is
     live. `action` is adapt or hold.
@@ -211,9 +214,7 @@ class RegimeWatch:
 
     def _make_room(self, since: int, least_rows: int) -> None:
         new = int((self._window.inliers.ordered().position >= since).sum())
-        # Among many more rows of the former operating point the new ones would be the rare and strange ones, and
-        # calibration would let most of the budget fall on them.
-        self._window.thin(max(new, least_rows - new), before=since)
+        self._window.thin(max(FORMER * new, least_rows - new), before=since)
 
 
 def isolation(rows: Float64, inliers: Float64) -> Float64:
