@@ -52,7 +52,7 @@ def train(
     recurring = 0 if changed else admit_recurring(window, detector, progress)
     training = window.training_rows(detector.seed)
     learned, held_out = gate.hold_out(training)
-    learned.teach(detector, features=features, past=past, anomalies=anomalies, progress=progress)
+    learned.teach(detector, features=features, past=past, anomalies=anomalies, changed=changed, progress=progress)
     left_out = learned.left_out(detector)
     unseen = len(learned.rows) < len(training.rows)
     verdict = gate.judge(

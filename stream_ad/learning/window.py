@@ -66,10 +66,12 @@ class TrainingRows:
         features: int | None = None,
         past: int = 0,
         anomalies: Float64 | None = None,
+        changed: bool = False,
         progress: Callable[[float], None] = lambda share: None,
     ) -> Detector:
         """Fit a detector on these rows, of which the first `features` columns do not tell of the `past` rows before;
-        return it. `anomalies` [k, d] are labelled ones."""
+        return it. `anomalies` [k, d] are labelled ones. If the operating point has `changed`, rows of the new one are
+        among these, and are no burst of anomalies."""
         return detector.fit(
             self.rows,
             flagged=self.flagged,
@@ -77,7 +79,7 @@ class TrainingRows:
             flagged_sequence=self.flagged_sequence,
             truncated=self.truncated(detector.false_alarm_rate),
             anomalies=anomalies,
-            judged=self.scored_share > 0.5,
+            judged=changed or self.scored_share > 0.5,
             sequence=self.sequence,
             features=features,
             past=past,
