@@ -16,7 +16,8 @@ from stream_ad.detector import Detector
 from stream_ad.detector.detector import Device
 from stream_ad.registry import ModelRegistry, RegistryError
 
-MOST_ROWS = 5000
+LATEST = 0.25
+"""Share of the window's rows; the others are of long ago, when operation had not moved so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,5 +54,5 @@ def compare(
         return Moved(version, None, f"training.reference {wanted} was learned on another schema and says nothing here")
     detector = Detector.restore(snapshot.description, snapshot.weights, device)
     detector.set_false_alarm_rate(false_alarm_rate)
-    flagged = detector.score(recent[-MOST_ROWS:]) >= 1.0
+    flagged = detector.score(recent[-max(1, round(LATEST * len(recent))) :]) >= 1.0
     return Moved(version, float(flagged.mean()) / false_alarm_rate)
