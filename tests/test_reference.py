@@ -102,7 +102,7 @@ def test_the_distance_grows_with_each_step_and_ends_at_one_over_the_budget(regis
 def test_only_the_latest_rows_count(registry: ModelRegistry) -> None:
     registry.save(a_snapshot())
     rows = uniform()
-    rows[: -reference.MOST_ROWS] += 1.0
+    rows[: -round(reference.LATEST * len(rows))] += 1.0
     moved = reference.compare(registry, "first", "f1", rows, ALPHA, "cpu")
     assert moved.reference_distance == pytest.approx(1.0, abs=0.5)
 
