@@ -155,8 +155,8 @@ class Training(Section):
     min_rows: Annotated[int, Field(ge=50)] = 2000
     """Rows before the first training; until then records are `warming_up`."""
     window_rows: Annotated[int, Field(ge=50)] = 20_000
-    """Capacity of the window of inliers. Once it is full rows fade: of the latest all are kept, of earlier ones the fewer
-    the longer ago they were."""
+    """Capacity of the window of inliers. Once it is full rows fade: of the latest all are kept, of earlier ones the
+    fewer the longer ago they were."""
     every_rows: PositiveInt | None = 50_000
     """Train again after so many rows; while fewer than `training.window_rows` have been seen, also each time their
     number has grown by half, since the first models know little. null: neither."""

@@ -41,11 +41,8 @@ class Rows:
         return Rows(*(getattr(self, field.name)[which] for field in fields(Rows)))
 
     def faded(self, now: int) -> Float64:
-        """How far each has faded [n] at this position: those that are left are all below some c.
-
-        Its age, times a number that it drew once and for all from (0, 1): that is below c with probability c / age.
-        """
-        return np.maximum(0, now - self.since) * lot(self.position)
+        """How far each has faded [n] at this position: see `faded`."""
+        return faded(self.since, lot(self.position), now)
 
     def and_by_time(self, others: Rows) -> tuple[Rows, Bool]:
         """These and others in order of time, and which are the others."""
@@ -76,6 +73,8 @@ class FadingRows:
             np.empty(capacity, np.int64),
             np.empty(capacity, np.bool_),
         )
+        self._lot = np.empty(capacity)
+        """Of each row: to draw it takes longer than to look how far all have faded."""
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self._kept.position != NOWHERE))
@@ -90,11 +89,13 @@ class FadingRows:
             places, self._next = self._next[: len(some)], self._next[len(some) :]
             for field in fields(Rows):
                 getattr(self._kept, field.name)[places] = getattr(some, field.name)
+            self._lot[places] = lot(some.position)
 
     def _most_faded(self, n: int, now: int) -> Int64:
-        """Places [n] of the rows that have faded most, after those without a row."""
-        faded = np.where(self._kept.position == NOWHERE, np.inf, self._kept.faded(now))
-        return np.argpartition(-faded, n - 1)[:n]
+        """Places [n] of the rows that have faded most, those without a row first."""
+        how_far = np.where(self._kept.position == NOWHERE, np.inf, faded(self._kept.since, self._lot, now))
+        most = np.argpartition(how_far, self.capacity - n)[self.capacity - n :]
+        return most[np.argsort(-how_far[most])]
 
     def replace(self, rows: Rows) -> None:
         """Hold these rows, oldest first, in place of all others."""
@@ -114,6 +115,14 @@ class FadingRows:
         """Copies of all rows, oldest first."""
         held = np.flatnonzero(self._kept.position != NOWHERE)
         return self._kept[held[np.argsort(self._kept.position[held], kind="stable")]]
+
+
+def faded(since: Int64, lot: Float64, now: int) -> Float64:
+    """How far rows have faded [n]: those that are left are all below some c.
+
+    A row's age, times a number that it drew once and for all from (0, 1): that is below c with probability c / age.
+    """
+    return np.maximum(0, now - since) * lot
 
 
 def lot(position: Int64) -> Float64:
