@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -110,6 +111,11 @@ class FadingRows:
     def suspect(self, position: Int64) -> None:
         """Mark the rows at these positions, of those that are here."""
         self._kept.suspect[np.isin(self._kept.position, position)] = True
+
+    def complete(self, now: int) -> float:
+        """The age up to which none has faded, as those that are left tell; infinite if they tell nothing."""
+        held = self._kept.position != NOWHERE
+        return float(faded(self._kept.since[held], self._lot[held], now).max(initial=0.0)) or math.inf
 
     def ordered(self) -> Rows:
         """Copies of all rows, oldest first."""

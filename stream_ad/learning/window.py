@@ -213,8 +213,7 @@ class InlierWindow:
 
     def complete(self) -> float:
         """The age in rows up to which no inlier has faded."""
-        inliers = self.inliers.ordered()
-        return math.inf if self.young or not len(inliers) else float(inliers.faded(self.seen).max())
+        return math.inf if self.young else self.inliers.complete(self.seen)
 
     def by_time(self) -> tuple[Rows, Bool]:
         """Inliers, and of the quarantined rows since the first of them the same share, in order; and which are
