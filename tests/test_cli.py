@@ -118,6 +118,21 @@ def test_train_then_score_then_look_at_the_models(config: Path, tmp_path: Path) 
     assert run("models", "rollback", "-c", config).output == f"model {version} is live\n"
 
 
+def test_train_learns_from_a_history_longer_than_the_window(config: Path, tmp_path: Path) -> None:
+    plant = Plant(seed=0, drift=False)
+    former = np.where(np.arange(len(SENSORS)) < 4, 8.0 * plant.rows(500).values.std(axis=0), 0.0)
+    rows = plant.rows(4500).values
+    rows[:1500] += former
+    history = write_csv(tmp_path / "history.csv", rows)
+    done = run("train", "-c", config, "--input", history, "--set", "training.window_rows=600")
+    assert done.exit_code == 0, done.output
+
+    today = write_csv(tmp_path / "today.csv", plant.rows(300).values + former)
+    run("score", today, "-o", tmp_path / "scores.jsonl", "-c", config)
+    scores = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert sum(one["is_anomaly"] for one in scores) < 30, "what it did at first, 3,000 rows ago, is known"
+
+
 def test_models_list_and_show_name_the_reference_and_what_was_rolled_back(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

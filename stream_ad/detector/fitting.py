@@ -128,7 +128,7 @@ def bursts_in(window: Window, recipe: Recipe, seed: int) -> Tensor:
             v = fit_descriptors(describing, rows)
             position, surprise = describing.position_of(v), describing.impute.surprise(v[:, : x.shape[1]])
         for of_sequence in sequences:
-            burst |= find_bursts(position, surprise, of_sequence, generator)
+            burst |= find_bursts(position, surprise, of_sequence, window.stands_for, generator)
     return in_the_past(burst, sequence, window.past)
 
 

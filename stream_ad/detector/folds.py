@@ -24,12 +24,18 @@ class Window:
     """[n] rows of one number follow each other, as those of a record key do."""
     past: int = 0
     """How many rows before it, of the same sequence, a row tells of."""
-    stands_for: Tensor | None = None
-    """[n] of how many rows of the stream each is the one that is left; of one, if nothing was thinned out."""
+    thinned: Tensor | None = None
+    """As `stands_for`, if some rows were thinned out."""
+
+    @property
+    def stands_for(self) -> Tensor:
+        """[n] of how many rows of the stream each is the one that is left."""
+        ones = torch.ones(len(self.rows), dtype=torch.float64, device=self.rows.device)
+        return ones if self.thinned is None else self.thinned
 
     def __getitem__(self, which: Tensor) -> Window:
-        stands_for = None if self.stands_for is None else self.stands_for[which]
-        return Window(self.rows[which], self.sequence[which], self.past, stands_for)
+        thinned = None if self.thinned is None else self.thinned[which]
+        return Window(self.rows[which], self.sequence[which], self.past, thinned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +53,8 @@ def into_folds(window: Window, folds: int, seed: int) -> Folds:
     blocks = min(BLOCKS, n // 4)
     if past > 0:
         blocks = min(blocks, typical_length(window.sequence) // (PASTS_OF_BLOCK * past))
-    stands_for = torch.ones(n, dtype=torch.float64) if window.stands_for is None else window.stands_for.cpu()
-    fold = blocks_to_folds(stands_for, folds, blocks, seed).to(window.sequence.device)
-    held = fold.masked_fill(near_another(fold, window.sequence, past, stands_for.to(fold.device)), -1)
+    fold = blocks_to_folds(window.stands_for.cpu(), folds, blocks, seed).to(window.sequence.device)
+    held = fold.masked_fill(near_another(fold, window.sequence, past, window.stands_for), -1)
     if (held >= 0).sum() < LEAST_HELD * n:
         held = fold
     return Folds(fold, held)

@@ -19,13 +19,16 @@ SURE_FAR_OFF, SURE_BROKEN = 10.0, 28.0
 """A burst is found where there is none once in exp(10) windows. Of broken relations more is asked: here they are
 straight lines, and where those of the plant are bent a rare operating point leaves them, too."""
 LONGEST = 1.0 / BLOCKS
-"""A stretch longer than this share of the window is a regime of its own and no burst."""
+"""A stretch that took longer than this share of the window's time is a regime of its own and no burst."""
 MOST_BURSTS = 3
 
 
-def find_bursts(position: Tensor, surprise: Tensor, sequence: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows [n, s] in time order, the surprise of each of their values given the others [n, d], and the `sequence` [n]
-    to which each belongs, such as that of a record key -> true [n] for those in a burst.
+def find_bursts(
+    position: Tensor, surprise: Tensor, sequence: Tensor, stands_for: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Rows [n, s] in time order, the surprise of each of their values given the others [n, d], the `sequence` [n] to
+    which each belongs, such as that of a record key, and how many rows of the stream it `stands_for` [n] -> true [n]
+    for those in a burst.
 
     Two kinds are looked for. Rows of a burst vouch for each other, so each row is held against the other blocks of the
     window alone. But in a stream whose places wander much a short fault is nowhere far off; there a sensor that
@@ -36,7 +39,8 @@ def find_bursts(position: Tensor, surprise: Tensor, sequence: Tensor, generator:
         beyond_the_usual(strangeness, sequence)[order]
         for strangeness in (strangeness_to_other_blocks(position, generator), normal_scores(surprise.amax(dim=1)))
     )
-    burst = stretches(far_off, FAR_OFF, SURE_FAR_OFF) | stretches(broken, BROKEN, SURE_BROKEN)
+    took = stands_for[order]
+    burst = stretches(far_off, took, FAR_OFF, SURE_FAR_OFF) | stretches(broken, took, BROKEN, SURE_BROKEN)
     return burst[order.argsort()]
 
 
@@ -65,8 +69,9 @@ def beyond_the_usual(strangeness: Tensor, sequence: Tensor) -> Tensor:
     return beyond
 
 
-def stretches(strangeness: Tensor, expected: float, certainty: float) -> Tensor:
-    """Normal scores [n] in time order -> true [n] in stretches that are too strange for chance.
+def stretches(strangeness: Tensor, took: Tensor, expected: float, certainty: float) -> Tensor:
+    """Normal scores [n] in time order, and the time that each row took [n] -> true [n] in stretches that are too
+    strange for chance.
 
     Single anomalies may look no stranger than many inliers do, but many in a row are improbable: a burst is the
     stretch with the largest sum of strangeness, less what half is `expected` of each of its rows (the cumulative sum
@@ -81,7 +86,7 @@ def stretches(strangeness: Tensor, expected: float, certainty: float) -> Tensor:
         start, end, gain = largest_sum(steps)
         if gain < needed:
             break
-        burst[start:end] |= end - start <= LONGEST * n
+        burst[start:end] |= took[start:end].sum() <= LONGEST * took.sum()
         steps[start:end] = -torch.inf
     return burst
 
