@@ -69,12 +69,12 @@ class FadingRows:
         self._kept = Rows(
             np.empty((capacity, n_features)),
             np.full(capacity, NOWHERE),
-            np.empty(capacity, np.int64),
+            np.zeros(capacity, np.int64),
             np.zeros(capacity),
-            np.empty(capacity, np.int64),
-            np.empty(capacity, np.bool_),
+            np.zeros(capacity, np.int64),
+            np.zeros(capacity, np.bool_),
         )
-        self._lot = np.empty(capacity)
+        self._lot = np.zeros(capacity)
         """Of each row: to draw it takes longer than to look how far all have faded."""
 
     def __len__(self) -> int:

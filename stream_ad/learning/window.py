@@ -172,8 +172,8 @@ class InlierWindow:
     def admit(self, chosen: Bool) -> None:
         """Move those of the quarantined rows [k], oldest first, that are `chosen` among the inliers.
 
-        Each gets its place in time, and no score: no model let it in, so calibration takes it as it is. The oldest
-        inliers make room.
+        Each gets its place in time, and no score: no model let it in, so calibration takes it as it is. Inliers
+        that have faded most make room.
         """
         flagged = self.quarantine.ordered()
         self._insert(flagged[chosen])

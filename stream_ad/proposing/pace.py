@@ -50,7 +50,9 @@ def of_stream(rows: int, per_second: float | None, features: int) -> Pace:
     reasons = {
         "min_rows": f"{rows} rows are there now; {pace}"
         + (f"; so many take {seconds_text(min_rows / per_second)}" if per_second else ""),
-        "window_rows": f"{seconds_text(window / per_second)} at that rate" if per_second else "the default",
+        "window_rows": f"{seconds_text(window / per_second)} at that rate, and then some of all rows so far"
+        if per_second
+        else "the default",
         "every_rows": f"{seconds_text(every / per_second)} at that rate" if per_second else "the default",
     }
     return Pace(min_rows, window, two_digits(every), 3600.0, false_alarm_rate(window), reasons)
