@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -60,3 +62,25 @@ def test_rows_of_other_sequences_are_not_near() -> None:
     assert near_another(fold, sequence, 1, torch.ones(6)).tolist() == [False, True, True, True, True, False]
     assert not near_another(fold, torch.tensor([1, 1, 1, 2, 2, 2]), 5, torch.ones(6)).any()
     assert not near_another(fold, sequence, 0, torch.ones(6)).any()
+
+
+def fading(n: int, complete: int, ratio: float) -> Tensor:
+    """What each of n rows stands for, of which the last so many are complete and the oldest is this much rarer."""
+    return torch.cat([torch.logspace(0.0, math.log10(ratio), n - complete).flip(0), torch.ones(complete)]).double()
+
+
+def test_what_has_faded_is_dealt_out_in_blocks_of_the_same_time_as_what_has_not() -> None:
+    stands_for = fading(8000, 2000, 100.0)
+    rows = Window(torch.zeros(8000, 2), torch.zeros(8000), 0, stands_for)
+    for seed in range(5):
+        fold = into_folds(rows, 2, seed).fold
+        for operating_point in fold[:3000].split(300):
+            assert 60 < int(operating_point.sum()) < 240, "both learned and held out"
+        changes = torch.nonzero(fold.diff()).flatten() + 1
+        assert int((changes >= 6000).sum()) <= 2, "of the latest rows a block still holds a thousand"
+
+
+def test_of_rows_that_have_faded_only_those_are_near_that_were() -> None:
+    fold, one = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), torch.zeros(8)
+    near = near_another(fold, one, 3, torch.tensor([2.0] * 4 + [1.0] * 4))
+    assert near.tolist() == [False, False, True, True, True, True, True, False]

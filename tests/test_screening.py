@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -141,3 +143,13 @@ def test_a_window_that_a_model_has_judged_is_learned_with_all_rows() -> None:
     x = noise(400)
     x[200:220] = 4.0 + 0.1 * noise(20)
     assert len(Detector(0.01, "cpu", recipe=BRIEF).fit(x, judged=True).left_out) == 0
+
+
+def test_a_former_operating_point_that_has_faded_is_no_burst() -> None:
+    """A tenth of the rows that are left, but a third of the time; where it took no longer than others it is one."""
+    x = noise()
+    x[:300] += 6.0
+    took = torch.cat([torch.full((300,), 5.0), torch.ones(2700)]).double()
+    window = Window(torch.from_numpy(x), torch.zeros(len(x)), 0)
+    assert bursts_in(window, BRIEF, 0).sum() >= 290
+    assert not bursts_in(replace(window, thinned=took), BRIEF, 0)[:300].any()
