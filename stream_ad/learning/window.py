@@ -111,6 +111,7 @@ class InlierWindow:
         self.alpha = alpha
         self._look = max(1, capacity // LOOKS)
         self._looked = 0
+        self._looked_at_all = False
         self._fresh_score: Float64 = np.empty(0)
         self._fresh_sequence: Int64 = np.empty(0, np.int64)
 
@@ -139,15 +140,24 @@ class InlierWindow:
 
     def _mark_suspects(self) -> None:
         """Look at the latest rows while all of their neighbours are there: so that each has those after it, too, all
-        are looked at twice."""
-        found = suspects(self._fresh_score, self.alpha, self._fresh_sequence)
-        if found.any():
-            position = self.seen - len(found) + np.flatnonzero(found)
+        are looked at twice. Until the window is full nothing fades, and each training looks at all of it."""
+        if not self.young:
+            position, score, sequence = self._to_look_at()
+            found = position[suspects(score, self.alpha, sequence)]
             for ring in (self.inliers, self.quarantine):
-                ring.suspect(position)
+                ring.suspect(found)
         self._looked = self.seen
         self._fresh_score = self._fresh_score[-self._look :]
         self._fresh_sequence = self._fresh_sequence[-self._look :]
+
+    def _to_look_at(self) -> tuple[Int64, Float64, Int64]:
+        """Position, score and sequence of the latest rows [n], the first time of all rows."""
+        if self._looked_at_all:
+            latest = np.arange(self.seen - len(self._fresh_score), self.seen)
+            return latest, self._fresh_score, self._fresh_sequence
+        self._looked_at_all = True
+        rows = self.by_time()[0]
+        return rows.position, rows.score, rows.sequence
 
     def set_false_alarm_rate(self, alpha: float) -> None:
         """Put the scores on the scale of another budget: a row's p-value stays, its score is log p / log alpha."""
