@@ -33,6 +33,16 @@ SHORT = Recipe(
     synthetic_outliers=3000,
     cross_fit_below=0,
 )
+BRIEF = Recipe(
+    autoencoder_steps=30,
+    rarity_steps=30,
+    vae_steps=30,
+    classifier_steps=30,
+    synthetic_outliers=200,
+    prototypes=64,
+    cross_fit_below=100,
+)
+"""For what does not depend on how good the detector is."""
 
 
 def wait_until(what: Callable[[], Any], seconds: float = 60.0, every: float = 0.05) -> Any:

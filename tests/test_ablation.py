@@ -11,19 +11,9 @@ import pytest
 import torch
 
 from benchmarks.ablation import VARIANTS, without
-from stream_ad.detector import Recipe
 from stream_ad.detector.fitting import fit_hierarchical_detector
 from stream_ad.detector.folds import Window
-
-BRIEF = Recipe(
-    autoencoder_steps=30,
-    rarity_steps=30,
-    vae_steps=30,
-    classifier_steps=30,
-    synthetic_outliers=200,
-    prototypes=64,
-    cross_fit_below=100,
-)
+from tests.running import BRIEF
 
 
 def rows(n: int, seed: int) -> np.ndarray:

@@ -8,22 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from stream_ad.detector import Detector, Recipe
+from stream_ad.detector import Detector
 from stream_ad.detector.fitting import bursts_in
 from stream_ad.detector.folds import Window, in_the_past
 from stream_ad.detector.screening import largest_sum
 from stream_ad.detector.temporal import TemporalContext
 from stream_ad.simulation import Plant
-
-BRIEF = Recipe(
-    autoencoder_steps=30,
-    rarity_steps=30,
-    vae_steps=30,
-    classifier_steps=30,
-    synthetic_outliers=200,
-    prototypes=64,
-    cross_fit_below=100,
-)
+from tests.running import BRIEF
 
 
 def bursts(x: np.ndarray, sequence: np.ndarray | None = None) -> np.ndarray:
