@@ -168,6 +168,24 @@ def test_window_survives_in_its_state() -> None:
     assert len(kept) == 3 and kept[-1] == 8
 
 
+def test_a_window_that_an_earlier_version_kept_is_taken_up() -> None:
+    """It held the latest rows, and of each the values, the position and the score."""
+    window = InlierWindow(100, 2, 0.01)
+    position = np.arange(400, 500)
+    kept = {"values": numbered(400, 500), "position": position, "score": np.full(100, 0.5)}
+    none = {name: column[:0] for name, column in kept.items()}
+    window.restore(
+        {"seen": np.array([500])}
+        | {f"inliers.{name}": column for name, column in kept.items()}
+        | {f"quarantine.{name}": column for name, column in none.items()}
+    )
+    training = window.training_rows()
+    assert training.position.tolist() == position.tolist()
+    assert training.stands_for.max() < 1.5, "hardly anything of that time seems to have faded"
+    window.add(numbered(500, 600), np.full(100, 0.5))
+    assert len(window) == 100 and window.training_rows().position.min() < 500
+
+
 def test_scores_of_the_window_come_onto_the_scale_of_another_budget() -> None:
     """A row of p-value 0.001 has the score 1 under a budget of 0.001, and 1.5 under one of 0.01."""
     strict = InlierWindow(10, 1, 0.001)
