@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -43,6 +42,7 @@ from benchmarks.results import markdown
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
+KINDS = ("still", "day", "ramp", "walk", "steps", "wear")
 SENSORS = 10
 LOADS = 3
 MEMORY = 0.9
@@ -64,13 +64,17 @@ SCHEDULE = Schedule(first_rows=2000, every_rows=SPAN)
 def position(kind: str, n: int, rng: np.random.Generator) -> Float64:
     """Where the plant is [n], in spreads of its loads."""
     row = np.arange(n)
-    moves: dict[str, Callable[[], Float64]] = {
-        "day": lambda: 3.0 * np.sin(2.0 * np.pi * row / DAY),
-        "ramp": lambda: 2.0 * row / SPAN,
-        "walk": lambda: 3.0 * np.cumsum(rng.normal(size=n)) / np.sqrt(SPAN),
-        "steps": lambda: 4.0 * rng.normal(size=n // POINT_ROWS + 1)[row // POINT_ROWS],
-    }
-    return moves[kind]() if kind in moves else np.zeros(n)
+    where: Float64 = np.zeros(n)
+    match kind:
+        case "day":
+            where = 3.0 * np.sin(2.0 * np.pi * row / DAY)
+        case "ramp":
+            where = 2.0 * row / SPAN
+        case "walk":
+            where = 3.0 * np.cumsum(rng.normal(size=n)) / np.sqrt(SPAN)
+        case "steps":
+            where = 4.0 * rng.normal(size=n // POINT_ROWS + 1)[row // POINT_ROWS]
+    return where
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +101,6 @@ def stream(kind: str, n: int, seed: int) -> Rows:
         faulty[fault] = True
         values[fault, rng.integers(SENSORS)] += rng.choice([-OFF, OFF])
     return Rows(values, faulty)
-
-
-KINDS = ("still", "day", "ramp", "walk", "steps", "wear")
 
 
 def by_quarter(values: Float64) -> list[str]:

@@ -110,7 +110,6 @@ class InlierWindow:
         self.seen = 0
         self.alpha = alpha
         self._look = max(1, capacity // LOOKS)
-        self._looked = 0
         self._looked_at_all = False
         self._fresh_score: Float64 = np.empty(0)
         self._fresh_sequence: Int64 = np.empty(0, np.int64)
@@ -135,7 +134,7 @@ class InlierWindow:
         self.quarantine.add(rows[flagged])
         self._fresh_score = np.append(self._fresh_score, score)
         self._fresh_sequence = np.append(self._fresh_sequence, sequence)
-        if self.seen - self._looked >= self._look:
+        if len(self._fresh_score) >= 2 * self._look:
             self._mark_suspects()
 
     def _mark_suspects(self) -> None:
@@ -146,7 +145,6 @@ class InlierWindow:
             found = position[suspects(score, self.alpha, sequence)]
             for ring in (self.inliers, self.quarantine):
                 ring.suspect(found)
-        self._looked = self.seen
         self._fresh_score = self._fresh_score[-self._look :]
         self._fresh_sequence = self._fresh_sequence[-self._look :]
 
@@ -278,7 +276,6 @@ class InlierWindow:
         # Windows that were kept by earlier versions lack their own budget and some of the columns.
         self.alpha = float(arrays.get("false_alarm_rate", np.array([alpha]))[0])
         self.seen = int(arrays["seen"][0])
-        self._looked = self.seen
         for name, ring in (("inliers", self.inliers), ("quarantine", self.quarantine)):
             position = arrays[f"{name}.position"].astype(np.int64)
             ring.add(
