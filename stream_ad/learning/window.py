@@ -111,8 +111,9 @@ class InlierWindow:
         self.alpha = alpha
         self._look = max(1, capacity // LOOKS)
         self._looked_at_all = False
-        self._fresh_score: Float64 = np.empty(0)
-        self._fresh_sequence: Int64 = np.empty(0, np.int64)
+        # So many rows were looked at last; before the first there were none with a score.
+        self._fresh_score: Float64 = np.full(self._look, np.nan)
+        self._fresh_sequence: Int64 = np.zeros(self._look, np.int64)
 
     def __len__(self) -> int:
         return len(self.inliers)
