@@ -13,9 +13,8 @@ def rows(first: int, last: int) -> Rows:
     """Rows whose only value is their position."""
     position = np.arange(first, last)
     n = len(position)
-    return Rows(
-        position[:, None].astype(float), position, position, np.full(n, 0.5), np.zeros(n, int), np.zeros(n, bool)
-    )
+    score, sequence, no = np.full(n, 0.5), np.zeros(n, int), np.zeros(n, bool)
+    return Rows(position[:, None].astype(float), position, position, score, sequence, no, no)
 
 
 def ages(capacity: int, seen: int, batch: int = 1000) -> np.ndarray:
@@ -101,3 +100,29 @@ def test_what_went_on_is_still_suspected_when_most_of_it_has_faded() -> None:
     training = window.training_rows()
     of_fault = np.isin(training.position % 500, np.arange(100, 110))
     assert not of_fault.any() and not len(training.flagged)
+
+
+def test_while_a_plant_stands_still_the_rows_of_it_running_do_not_fade() -> None:
+    rng = np.random.default_rng(0)
+    window = InlierWindow(4000, 3, 0.01)
+
+    def feed(values: np.ndarray) -> None:
+        for batch in values.reshape(-1, 500, 3):
+            window.add(batch, np.full(500, 0.5))
+
+    feed(5.0 + rng.normal(size=(10_000, 3)))
+    feed(0.01 * rng.normal(size=(100_000, 3)))
+    rows = window.inliers.ordered()
+    ran = rows.values[:, 0] > 1.0
+    assert len(rows) >= 3700
+    assert ran.mean() > 0.92
+    assert (rows.rests == ~ran).all()
+    learned = window.training_rows()
+    of_rest = learned.rows[:, 0] < 1.0
+    assert learned.stands_for[of_rest].sum() == pytest.approx(100_000, rel=0.4), "and each stands for many"
+    restored = InlierWindow(4000, 3, 0.01)
+    restored.restore(window.state())
+    assert (restored.inliers.ordered().rests == rows.rests).all()
+    feed(5.0 + rng.normal(size=(10_000, 3)))
+    newest = window.inliers.ordered().position >= 110_000
+    assert newest.mean() > 0.4, "once it runs again, what is new counts as it always does"

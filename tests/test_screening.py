@@ -144,3 +144,20 @@ def test_a_former_operating_point_that_has_faded_is_no_burst() -> None:
     window = Window(torch.from_numpy(x), torch.zeros(len(x)), 0)
     assert bursts_in(window, BRIEF, 0).sum() >= 290
     assert not bursts_in(replace(window, thinned=took), BRIEF, 0)[:300].any()
+
+
+def test_an_operating_point_that_comes_again_is_no_burst() -> None:
+    x = noise(6000)
+    for start in (900, 2600, 5300):
+        x[start : start + 150] += 5.0
+    assert not bursts(x).any()
+
+
+def test_a_sensor_that_leaves_the_others_again_and_again_is_a_burst_each_time() -> None:
+    x = Plant(seed=1, drift=False).rows(10_000).values
+    spread = 1.0 / np.sqrt(np.linalg.inv(np.cov(x.T))[3, 3])
+    off = np.concatenate([np.arange(start, start + 100) for start in (1500, 4800, 8200)])
+    x[off, 3] += 10.0 * spread
+    found = bursts(x)
+    assert found[off].all()
+    assert found.sum() < len(off) + 20

@@ -21,6 +21,7 @@ from stream_ad.detector.folds import Window
 from stream_ad.detector.hierarchical import MOST_CANDIDATES, HierarchicalDetector
 from stream_ad.detector.mondrian import MondrianCalibration
 from stream_ad.detector.recipe import Recipe
+from stream_ad.detector.resting import thin_rest
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -122,18 +123,23 @@ class Detector:
         record key; without it all do. A burst shows in the first `features` columns, or in all; the others tell of a
         row's past, which reaches `past` rows back, so that many rows after a burst are left out with it. Each row
         `stands_for` [n] rows of the stream, all but one of them thinned out; without it for itself.
-        Raises `TrainingError` for fewer than eight rows.
+        Of rows at rest few are learned from: see `thin_rest`. Raises `TrainingError` for fewer than eight rows.
         """
-        left = None if stands_for is None else torch.as_tensor(stands_for, device=self.device)
-        window = Window(self._tensor(x), self._sequence(sequence, len(x)), past, left)
-        place = None if flagged_place is None else torch.as_tensor(flagged_place, device=self.device)
+        rows = self._tensor(x)
+        left = torch.as_tensor(np.ones(len(x)) if stands_for is None else stands_for, device=self.device)
+        of_key = self._sequence(sequence, len(x))
+        window = Window(rows, of_key, past, left * thin_rest(rows, of_key))
+        kept = window.stands_for > 0.0
         if not judged:
-            burst = bursts_in(replace(window, rows=window.rows[:, :features]), self.recipe, self.seed)
-            self.left_out = torch.nonzero(burst).flatten().cpu().numpy()
-            window = window[~burst]
-            place = None if place is None else place - torch.cat([place.new_zeros(1), burst.cumsum(0)])[place]
+            looked_at = window[kept]
+            burst = bursts_in(replace(looked_at, rows=looked_at.rows[:, :features]), self.recipe, self.seed)
+            self.left_out = torch.nonzero(kept).flatten()[burst].cpu().numpy()
+            kept[self.left_out] = False
+        window = window[kept]
         extra = None
-        if flagged is not None and place is not None:
+        if flagged is not None and flagged_place is not None:
+            kept_before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
+            place = kept_before[torch.as_tensor(flagged_place, device=self.device)]
             of_flagged = self._sequence(flagged_sequence, len(flagged))
             extra = Flagged(self._tensor(flagged), place, of_flagged, truncated)
         known = None if anomalies is None else self._tensor(anomalies)

@@ -1,6 +1,7 @@
 """Screening: stretches of the window that look like nothing else in it, such as a burst of anomalies."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,11 +17,12 @@ FAR_OFF, BROKEN = 0.5, 1.0
 """Half of how much stranger, in normal scores, the rows of a burst are than the others: by their place among the rows
 of other blocks, and by the most improbable of their values given the others."""
 SURE_FAR_OFF, SURE_BROKEN = 10.0, 28.0
-"""A burst is found where there is none once in exp(10) windows. Of broken relations more is asked: here they are
+"""A burst is found where there is none once in exp(8) windows. Of broken relations more is asked: here they are
 straight lines, and where those of the plant are bent a rare operating point leaves them, too."""
 LONGEST = 1.0 / BLOCKS
 """A stretch that took longer than this share of the window's time is a regime of its own and no burst."""
 MOST_BURSTS = 3
+CLEARLY = 1.5
 
 
 def find_bursts(
@@ -40,7 +42,8 @@ def find_bursts(
         for strangeness in (strangeness_to_other_blocks(position, generator), normal_scores(surprise.amax(dim=1)))
     )
     took = stands_for[order]
-    burst = stretches(far_off, took, FAR_OFF, SURE_FAR_OFF) | stretches(broken, took, BROKEN, SURE_BROKEN)
+    burst = stretches(far_off, took, FAR_OFF, SURE_FAR_OFF, deviation)
+    burst |= stretches(broken, took, BROKEN, SURE_BROKEN, robust_deviation)
     return burst[order.argsort()]
 
 
@@ -69,25 +72,27 @@ def beyond_the_usual(strangeness: Tensor, sequence: Tensor) -> Tensor:
     return beyond
 
 
-def stretches(strangeness: Tensor, took: Tensor, expected: float, certainty: float) -> Tensor:
+def stretches(
+    strangeness: Tensor, took: Tensor, expected: float, certainty: float, spread: Callable[[Tensor], float]
+) -> Tensor:
     """Normal scores [n] in time order, and the time that each row took [n] -> true [n] in stretches that are too
     strange for chance.
 
     Single anomalies may look no stranger than many inliers do, but many in a row are improbable: a burst is the
     stretch with the largest sum of strangeness, less what half is `expected` of each of its rows (the cumulative sum
     test, Page 1954). Where neighbours in time are alike, as in most streams, sums wander further, and more is asked of
-    them.
+    them: by the `spread` of the means of short stretches beside this one.
     """
     n = strangeness.shape[0]
     burst = torch.zeros(n, dtype=torch.bool, device=strangeness.device)
-    needed = (math.log(n) + certainty) / (2.0 * expected) * correlation_length(strangeness)
+    needed = (math.log(n) + certainty) / (2.0 * expected)
     steps = strangeness - expected
     for _ in range(MOST_BURSTS):
         start, end, gain = largest_sum(steps)
-        if gain < needed:
+        steps[start:end] = -torch.inf
+        if gain < needed * correlation_length(strangeness, steps.isfinite(), spread):
             break
         burst[start:end] |= took[start:end].sum() <= LONGEST * took.sum()
-        steps[start:end] = -torch.inf
     return burst
 
 
@@ -111,13 +116,26 @@ def normal_scores(values: Tensor) -> Tensor:
     return normal_score(rank.to(torch.float64) + 0.5, values.shape[0]).to(torch.float64)
 
 
-def correlation_length(strangeness: Tensor) -> float:
-    """How many rows count as one where neighbours are alike: by how far the means of short stretches differ."""
+def correlation_length(strangeness: Tensor, usual: Tensor, spread: Callable[[Tensor], float]) -> float:
+    """How many rows count as one where neighbours are alike: by how far the means of short stretches of strangeness [n]
+    differ, of those whose rows are all `usual` [n]."""
     length = max(8, strangeness.shape[0] // 64)
     stretches = strangeness.shape[0] // length
-    means = strangeness[: stretches * length].reshape(stretches, length).mean(dim=1)
-    spread = 1.4826 * float((means - means.median()).abs().median())
-    return max(1.0, length * spread * spread)
+    whole = usual[: stretches * length].reshape(stretches, length).all(dim=1)
+    means = strangeness[: stretches * length].reshape(stretches, length)[whole].mean(dim=1)
+    return max(1.0, length * spread(means) ** 2) if len(means) > 1 else 1.0
+
+
+def deviation(means: Tensor) -> float:
+    """Standard deviation of the means [k] of stretches, if it is clearly larger than the robust one: what comes again,
+    such as an operating point, has a part in it, and is no burst."""
+    plain, robust = float(means.std()), robust_deviation(means)
+    return plain if plain > CLEARLY * robust else robust
+
+
+def robust_deviation(means: Tensor) -> float:
+    """From the median of the absolute ones: a sensor that leaves the others again and again is no operating point."""
+    return 1.4826 * float((means - means.median()).abs().median())
 
 
 def largest_sum(steps: Tensor) -> tuple[int, int, float]:

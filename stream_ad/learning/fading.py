@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stream_ad.detector.resting import SHARE
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -34,6 +37,8 @@ class Rows:
     """[n] rows of one number follow each other, as those of a record key do."""
     suspect: Bool
     """[n] whether it was part of something that went on, as its neighbours told before they faded."""
+    rests: Bool
+    """[n] whether it is one of many at rest: see `stream_ad.detector.resting`."""
 
     def __len__(self) -> int:
         return len(self.position)
@@ -64,6 +69,7 @@ class FadingRows:
 
     def __init__(self, capacity: int, n_features: int) -> None:
         self.capacity = capacity
+        self._most_at_rest = int(SHARE * capacity)
         self._next = np.arange(capacity)
         """Places that the next rows take: free ones, or those of the rows that have faded most."""
         self._kept = Rows(
@@ -72,6 +78,7 @@ class FadingRows:
             np.zeros(capacity, np.int64),
             np.zeros(capacity),
             np.zeros(capacity, np.int64),
+            np.zeros(capacity, np.bool_),
             np.zeros(capacity, np.bool_),
         )
         self._lot = np.zeros(capacity)
@@ -93,8 +100,13 @@ class FadingRows:
             self._lot[places] = lot(some.position)
 
     def _most_faded(self, n: int, now: int) -> Int64:
-        """Places [n] of the rows that have faded most, those without a row first."""
-        how_far = np.where(self._kept.position == NOWHERE, np.inf, faded(self._kept.since, self._lot, now))
+        """Places [n] of the rows that have faded most, those without a row first; of rows at rest if they are too
+        many."""
+        held = self._kept.position != NOWHERE
+        how_far = np.where(held, faded(self._kept.since, self._lot, now), np.inf)
+        resting = held & self._kept.rests
+        if np.count_nonzero(resting) > self._most_at_rest:
+            how_far[~resting] = -1.0
         most = np.argpartition(how_far, self.capacity - n)[self.capacity - n :]
         return most[np.argsort(-how_far[most])]
 
@@ -112,9 +124,23 @@ class FadingRows:
         """Mark the rows at these positions, of those that are here."""
         self._kept.suspect[np.isin(self._kept.position, position)] = True
 
-    def complete(self, now: int) -> float:
-        """The age up to which none has faded, as those that are left tell; infinite if they tell nothing."""
-        held = self._kept.position != NOWHERE
+    def sample(self, n: int) -> Float64:
+        """Some n of the rows [k, d], or all if there are no more."""
+        held = np.flatnonzero(self._kept.position != NOWHERE)
+        return self._kept.values[held[:: max(1, len(held) // n)]]
+
+    def rest(self, which: Callable[[Float64], Bool], now: int) -> None:
+        """Mark those at rest, as `which` tells from the values [n, d]; of too many those are forgotten that have faded
+        most."""
+        self._kept.rests[:] = which(self._kept.values)
+        resting = np.flatnonzero(self._kept.rests & (self._kept.position != NOWHERE))
+        how_far = faded(self._kept.since[resting], self._lot[resting], now)
+        self._kept.position[resting[np.argsort(how_far)[self._most_at_rest :]]] = NOWHERE
+
+    def complete(self, now: int, rests: bool = False) -> float:
+        """The age up to which none has faded of those at rest, or of the others, as those that are left tell; infinite
+        if they tell nothing."""
+        held = (self._kept.position != NOWHERE) & (self._kept.rests == rests)
         return float(faded(self._kept.since[held], self._lot[held], now).max(initial=0.0)) or math.inf
 
     def ordered(self) -> Rows:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from stream_ad.detector import Detector
+from stream_ad.detector.resting import Rest
 from stream_ad.learning.fading import FadingRows, Rows
 from stream_ad.learning.truncation import FAR, inlier_probability, suspects
 
@@ -24,6 +26,9 @@ QUARANTINE_SHARE = 0.2
 next calibration needs, must still be there."""
 LOOKS = 32
 """Into so many parts of its capacity: two of them have not begun to fade."""
+REST_LOOKS = 8
+REST_ROWS = 512
+"""Rows of the window, and as many of the latest part of its capacity, that show where the stream rests."""
 
 
 @dataclass(slots=True)
@@ -114,6 +119,10 @@ class InlierWindow:
         # So many rows were looked at last; before the first there were none with a score.
         self._fresh_score: Float64 = np.full(self._look, np.nan)
         self._fresh_sequence: Int64 = np.zeros(self._look, np.int64)
+        self._rest: Rest | None = None
+        self._latest: list[tuple[Float64, Int64]] = []
+        """Some of the rows since it was looked where the stream rests, and their sequences."""
+        self._latest_from = 0
 
     def __len__(self) -> int:
         return len(self.inliers)
@@ -129,7 +138,8 @@ class InlierWindow:
         position = self.seen + np.arange(len(score))
         self.seen += len(score)
         sequence = np.zeros_like(position) if sequence is None else sequence
-        rows = Rows(values, position, position, score, sequence, np.zeros(len(score), dtype=bool))
+        none = np.zeros(len(score), dtype=bool)
+        rows = Rows(values, position, position, score, sequence, none, self._at_rest(values))
         flagged = score >= 1.0
         self.inliers.add(rows[~flagged])
         self.quarantine.add(rows[flagged])
@@ -137,6 +147,32 @@ class InlierWindow:
         self._fresh_sequence = np.append(self._fresh_sequence, sequence)
         if len(self._fresh_score) >= 2 * self._look:
             self._mark_suspects()
+        self._watch_rest(values, position, sequence)
+
+    def _watch_rest(self, values: Float64, position: Int64, sequence: Int64) -> None:
+        """Now and then look where the stream rests: by what the window has of all of it, and by the latest rows, since
+        of those at rest it has but few. Until it is full nothing fades."""
+        look = max(1, self.inliers.capacity // REST_LOOKS)
+        some = position % max(1, look // REST_ROWS) == 0
+        self._latest.append((values[some], sequence[some]))
+        if self.seen - self._latest_from < look:
+            return
+        latest, of_latest = (np.concatenate(column) for column in zip(*self._latest, strict=True))
+        self._latest, self._latest_from = [], self.seen
+        if self.young:
+            return
+        rest = Rest.found_in(torch.from_numpy(np.concatenate([self.inliers.sample(REST_ROWS), latest])))
+        if rest is not None and rest.lasts(torch.from_numpy(latest), torch.from_numpy(of_latest)):
+            self._rest = rest
+            self.inliers.rest(self._at_rest, self.seen)
+        elif self._at_rest(latest).any():
+            self._rest = None  # what it was is not rest any more; while nothing rests it may come again
+
+    def _at_rest(self, values: Float64) -> Bool:
+        """Which of the rows [n, d] are at rest."""
+        if self._rest is None:
+            return np.zeros(len(values), dtype=bool)
+        return self._rest.holds(torch.from_numpy(np.ascontiguousarray(values))).numpy()
 
     def _mark_suspects(self) -> None:
         """Look at the latest rows while all of their neighbours are there: so that each has those after it, too, all
@@ -198,7 +234,8 @@ class InlierWindow:
         # Nobody asks what is next to a row without a score.
         alone = np.full(len(position), -1)
         score = np.full(len(position), np.nan)
-        told = Rows(values, position, position, score, alone, np.zeros(len(position), dtype=bool))
+        none = np.zeros(len(position), dtype=bool)
+        told = Rows(values, position, position, score, alone, none, self._at_rest(values))
         self._insert(told[normal & ~inside])
 
     def drop(self, stretches: Sequence[Stretch]) -> None:
@@ -220,9 +257,9 @@ class InlierWindow:
         unscored = replace(rows, score=np.full(len(rows), np.nan), since=np.full(len(rows), self.seen))
         self.inliers.replace(self.inliers.ordered().and_by_time(unscored)[0])
 
-    def complete(self) -> float:
-        """The age in rows up to which no inlier has faded."""
-        return math.inf if self.young else self.inliers.complete(self.seen)
+    def complete(self, rests: bool = False) -> float:
+        """The age in rows up to which no inlier has faded, of those at rest or of the others."""
+        return math.inf if self.young else self.inliers.complete(self.seen, rests)
 
     def by_time(self) -> tuple[Rows, Bool]:
         """Inliers, and of the quarantined rows since the first of them the same share, in order; and which are
@@ -246,11 +283,12 @@ class InlierWindow:
         probability[judged] = inlier_probability(rows.score[judged], self.alpha)
         drawn = np.random.default_rng(seed).random(len(rows)) < probability
         kept = drawn & ~flagged
+        complete = np.where(rows.rests, self.complete(rests=True), self.complete())
         return TrainingRows(
             rows=rows.values[kept],
             position=rows.position[kept],
             sequence=rows.sequence[kept],
-            stands_for=np.maximum(1.0, (self.seen - rows.since[kept]) / self.complete()),
+            stands_for=np.maximum(1.0, (self.seen - rows.since[kept]) / complete[kept]),
             flagged=rows.values[drawn & flagged],
             flagged_place=np.cumsum(kept, dtype=np.int64)[drawn & flagged],
             flagged_sequence=rows.sequence[drawn & flagged],
@@ -287,6 +325,7 @@ class InlierWindow:
                     arrays[f"{name}.score"].astype(np.float64),
                     arrays.get(f"{name}.sequence", np.zeros_like(position)).astype(np.int64),
                     arrays.get(f"{name}.suspect", np.zeros_like(position)).astype(np.bool_),
+                    arrays.get(f"{name}.rests", np.zeros_like(position)).astype(np.bool_),
                 )
             )
         self.set_false_alarm_rate(alpha)
