@@ -63,7 +63,7 @@ class Nearest:
     def judge(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores [n] and residuals [n, 3] of rows [n, 3]."""
         distance, nearest = self._tree.query(rows)
-        return distance / self._threshold, np.abs(rows - self._tree.data[nearest])
+        return distance / max(1e-9, self._threshold), np.abs(rows - self._tree.data[nearest])
 
 
 class Ranges:
@@ -200,6 +200,41 @@ def test_faults_that_differ_among_themselves_stay_out_however_long_they_last(
     assert loop.window.training_rows().rows.max() < 8.0
     told = [record for record in caplog.records if "taken for faults" in record.getMessage()]
     assert len(told) == 1
+
+
+def at_rest(pump: Pump, noise: float) -> Loop:
+    """A loop that has seen the pump stand still, and nothing else."""
+    loop = Loop()
+    loop.feed(noise * pump.rows(WINDOW + 500))
+    loop._train("manual")
+    loop.trainings.clear()
+    return loop
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01], ids=["off", "with noise"])
+def test_a_pump_that_stood_still_all_the_time_is_learned_when_it_runs(pump: Pump, noise: float) -> None:
+    """Its rows differ far more than they ever did, but hang together."""
+    loop = at_rest(pump, noise)
+    assert loop.feed(pump.rows(LASTING - 10, point=5.0)).all()
+    assert loop.trainings == []
+    loop.feed(pump.rows(100, point=5.0))
+    assert loop.trainings == ["regime"]
+    assert loop.feed(pump.rows(1000, point=5.0)).mean() < 0.1
+
+
+def test_a_single_sensor_that_stood_still_all_the_time_is_learned_when_it_moves(pump: Pump) -> None:
+    """There is nothing else that it could hang together with than itself, a moment ago."""
+    moves = np.cumsum(pump.rows(1000)[:, :1], axis=0) % 40.0
+    still = np.zeros((1000, 1))
+    assert np.median(isolation(moves, still)) < 1.0
+    assert np.median(isolation(np.random.default_rng(0).permutation(moves), still)) > 1.5
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01], ids=["off", "with noise"])
+def test_sensors_that_read_anything_after_they_stood_still_stay_out(pump: Pump, noise: float) -> None:
+    loop = at_rest(pump, noise)
+    assert loop.feed(pump.faults(5 * LASTING)).all()
+    assert loop.trainings == []
 
 
 def test_a_value_that_runs_away_stays_out(pump: Pump) -> None:

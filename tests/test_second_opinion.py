@@ -67,6 +67,12 @@ def test_what_was_there_once_stays_flagged() -> None:
     assert len(window.quarantine) == 180
 
 
+def test_what_comes_again_is_found_whatever_lies_between() -> None:
+    """A false alarm between the two stretches, which had them fall into one half."""
+    window = a_window(3000, (500, 560, 50.0), (1000, 1001, 9.0), (1500, 1560, 50.0))
+    assert admit_recurring(window, Detector(device="cpu")) >= 110
+
+
 def test_one_long_fault_does_not_vouch_for_itself() -> None:
     """Not even if some of its rows are not flagged."""
     window = a_window(3000, *((start, start + 50, 50.0) for start in range(1000, 1600, 60)))

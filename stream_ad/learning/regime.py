@@ -26,6 +26,10 @@ COHERENT = 1.5
 """Isolation below which a row counts as one of many like it: half of the quarantined rows must be."""
 EXTREME = 3.0
 """Isolation above which a row stays out."""
+LIVELIER = 3.0
+"""Times the spread that a plant had, at least, if it stood still and runs now."""
+ORDERLY = 0.8
+"""Distances between its rows, at most, to those between rows with the same values put together at random."""
 FEWEST = 500
 """Rows that make a change of regime in a young window, unless a tenth of its capacity are fewer."""
 FORMER = 4
@@ -34,6 +38,8 @@ strange, and calibration would let most of the budget fall on them; with fewer, 
 PIECES = 8
 MOST_KEYS = 1024
 """Of which evidence is kept: those with flagged rows that came last."""
+FARTHEST = 1000.0
+"""Spreads beyond which distances grow as logarithms do."""
 MOST_COMPARED = 1000
 """Each row is compared with so many others, which takes about 30 ms for 2,000 rows."""
 
@@ -222,14 +228,34 @@ def isolation(rows: Float64, inliers: Float64) -> Float64:
 
     Both in order of time, NaN for missing. The unit is the distance that nine in ten inliers keep below. A value that
     runs away is like itself a moment ago but not a while ago; hence the nearest row in another piece of time counts.
+    Distances are in spreads of the inliers, but those of a plant that began to run in its own: at rest it had none.
     """
     # A model that flags all there ever was leaves nothing to measure by but the rows themselves.
     inliers = inliers[-len(rows) :] if len(inliers) else rows
-    scale = spread_of(inliers)
-    scale = np.where(scale > 0.0, scale, spread_of(rows))
+    usual = spread_of(inliers)
+    scale = np.where(usual > 0.0, usual, spread_of(rows))
     scale = np.where(scale > 0.0, scale, 1.0)
     unit = max(1e-9, float(np.quantile(nearest_elsewhere(inliers / scale), 0.9)))
+    now = np.median([spread_of(piece) for piece in np.array_split(rows, PIECES)], axis=0)
+    if begins_to_run(rows, usual, now):
+        still = np.random.default_rng(0).normal(size=rows.shape)
+        unit = float(np.quantile(nearest_elsewhere(still), 0.9))
+        scale = np.where(now > 0.0, now, scale)
     return nearest_elsewhere(rows / scale) / unit
+
+
+def begins_to_run(rows: Float64, usual: Float64, now: Float64) -> bool:
+    """Whether rows [k, d] are of a plant that runs, unlike inliers with the `usual` spreads [d]: from moment to moment
+    most features move far more `now` [d], and they do not read anything at all, but hang together, among each other or
+    from row to row."""
+    moves = now > 0.0
+    if not moves.any() or np.mean(now[moves] > LIVELIER * usual[moves]) < 0.5:
+        return False
+    rows = rows[:, moves] / now[moves]
+    anything = np.random.default_rng(0).permuted(rows, axis=0)
+    together = np.median(nearest_elsewhere(rows)) / np.median(nearest_elsewhere(anything))
+    steady = np.nanmedian(np.abs(np.diff(rows, axis=0))) / np.nanmedian(np.abs(np.diff(anything, axis=0)))
+    return bool(min(together, steady) < ORDERLY)
 
 
 def spread_of(rows: Float64) -> Float64:
@@ -245,7 +271,9 @@ def nearest_elsewhere(rows: Float64) -> Float64:
     """Distance of each of the rows [k, d] to the nearest one in another of `PIECES` pieces of them. [k]"""
     known = ~np.isnan(rows).all(axis=0)
     rows = rows[:, known] - np.nanmedian(rows[:, known], axis=0)
-    rows = np.clip(np.nan_to_num(rows), -1e3, 1e3)
+    rows = np.nan_to_num(rows)
+    # What is far out must not overflow, nor end up in one and the same place.
+    rows = np.clip(rows, -FARTHEST, FARTHEST) * (1.0 + np.log(np.maximum(1.0, np.abs(rows) / FARTHEST)))
     piece = np.arange(len(rows)) * PIECES // len(rows)
     some = np.linspace(0, len(rows) - 1, min(len(rows), MOST_COMPARED)).astype(np.int64)
     length = np.square(rows).sum(axis=1)

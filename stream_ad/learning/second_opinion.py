@@ -65,11 +65,16 @@ def recurring(rows: Rows, flagged: Bool, detector: Detector, progress: Progress)
 
 
 def halves(rows: Rows, flagged: Bool) -> Int64:
-    """The half, 0 or 1, of each row [n]: of flagged rows by the stretch that they belong to, of the others by time."""
+    """The half, 0 or 1, of each row [n]: of flagged rows by the stretch that they belong to, of the others by time.
+
+    Stretches are dealt out by length: those of one kind are about as long, and must not all fall into one half.
+    """
     half: Int64 = rows.position * BLOCKS // (rows.position[-1] + 1) % 2
     order = np.argsort(rows.sequence, kind="stable")
     place = np.flatnonzero(flagged[order])
     sequence = rows.sequence[order][place]
     begins = (np.diff(place) > RADII[-1]) | (np.diff(sequence) != 0)
-    half[order[place]] = np.append(0, np.cumsum(begins)) % 2
+    stretch = np.append(0, np.cumsum(begins))
+    by_length = np.argsort(np.argsort(-np.bincount(stretch), kind="stable"))
+    half[order[place]] = by_length[stretch] % 2
     return half
