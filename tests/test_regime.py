@@ -19,7 +19,7 @@ from stream_ad.detector.folds import BLOCKS, blocks_to_folds
 from stream_ad.learning import Learner, LearningSettings, LoadedModel
 from stream_ad.learning.changes import ChangeWatch
 from stream_ad.learning.drift import Drift
-from stream_ad.learning.regime import FORMER, MOST_KEYS, Phase, isolation
+from stream_ad.learning.regime import FORMER, MOST_KEYS, TIMES, Phase, isolation
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.window import InlierWindow
 from stream_ad.records import RecordSchema
@@ -200,6 +200,60 @@ def test_faults_that_differ_among_themselves_stay_out_however_long_they_last(
     assert loop.window.training_rows().rows.max() < 8.0
     told = [record for record in caplog.records if "taken for faults" in record.getMessage()]
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("spell", [60, 150, 390])
+def test_what_comes_for_a_while_again_and_again_is_learned_once_all_its_spells_last_long(
+    pump: Pump, spell: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Five times at least, though by then it may have lasted far longer than what came once."""
+    loop = running(pump)
+    times = max(TIMES, -(-LASTING // spell))
+    for _ in range(times - 1):
+        assert loop.feed(pump.rows(spell, 10.0)).all()
+        loop.feed(pump.rows(1000))
+    assert loop.trainings == []
+    loop.feed(np.concatenate([pump.rows(spell, 10.0), pump.rows(1000)]))
+    assert loop.trainings == ["regime"]
+    assert any(f"has come {times} times" in record.getMessage() for record in caplog.records)
+    assert loop.feed(pump.rows(spell, 10.0)).mean() < 0.2
+
+
+def test_spells_that_are_short_or_unlike_each_other_stay_out_however_many(pump: Pump) -> None:
+    loop = running(pump)
+    for i in range(12):
+        loop.feed(np.concatenate([pump.rows(LASTING // 8 - 2, 10.0), pump.rows(500)]))
+        loop.feed(np.concatenate([pump.rows(150, 20.0 * (i + 1)), pump.rows(500)]))
+        loop.feed(np.concatenate([pump.faults(150), pump.rows(500)]))
+    assert loop.trainings == []
+
+
+def test_with_hold_what_comes_again_and_again_stays_out(pump: Pump) -> None:
+    loop = running(pump, "hold")
+    for _ in range(8):
+        assert loop.feed(pump.rows(150, 10.0)).all()
+        loop.feed(pump.rows(500))
+
+
+def test_what_a_machine_does_again_and_again_is_learned_though_the_others_never_do(pump: Pump) -> None:
+    loop = fleet(pump)
+    for _ in range(6):
+        loop.feed(one_in_ten(pump, 1500, 10.0))
+        loop.feed(one_in_ten(pump, 5000, 0.0))
+    assert "regime" in loop.trainings
+    assert loop.feed(one_in_ten(pump, 1500, 10.0))[3::10].mean() < 0.3
+
+
+def test_a_restart_between_spells_forgets_none(pump: Pump) -> None:
+    loop = running(pump)
+    for _ in range(4):
+        loop.feed(np.concatenate([pump.rows(150, 10.0), pump.rows(1000)]))
+    again = Loop()
+    again.model, again.triggers.has_model = loop.model, True
+    again.window.restore(loop.window.state())
+    again.changes.restore(loop.changes.state())
+    again.feed(np.concatenate([pump.rows(150, 10.0), pump.rows(1000)]))
+    assert again.trainings == ["regime"]
 
 
 def at_rest(pump: Pump, noise: float) -> Loop:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ad.learning.evidence import Evidence, Spell
+from stream_ad.learning.fading import Rows
 from stream_ad.learning.window import InlierWindow
 
 log = logging.getLogger("stream_ad.learning")
@@ -19,9 +20,6 @@ Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
-RECOVERY = 0.5
-"""What an unflagged row takes from the evidence, to which a flagged one adds 1: where fewer than a third of the rows
-are flagged, evidence cannot gather."""
 COHERENT = 1.5
 """Isolation below which a row counts as one of many like it: half of the quarantined rows must be."""
 EXTREME = 3.0
@@ -36,6 +34,11 @@ FORMER = 4
 """Rows of the former operating points that stay for each new one. Among many more, the new ones would be rare and
 strange, and calibration would let most of the budget fall on them; with fewer, what comes back would be forgotten."""
 PIECES = 8
+TIMES = 5
+"""Spells that are like each other, at least, to be an operating point that comes again."""
+FEWEST_ALIKE = 16
+"""Rows of each of two spells that can tell."""
+MOST_SPELLS = 64
 MOST_KEYS = 1024
 """Of which evidence is kept: those with flagged rows that came last."""
 FARTHEST = 1000.0
@@ -54,29 +57,6 @@ class Phase(IntEnum):
     """The operating point has changed, and alarms go on as `hold` wants it."""
 
 
-@dataclass(slots=True)
-class Evidence:
-    """How long rows have been flagged, those of one key or all."""
-
-    level: float = 0.0
-    since: int = 0
-    """Position of the first row that it has gathered from."""
-    next_look: int = 0
-    told: bool = False
-    """Whether it was said already that these rows are taken for faults."""
-
-    def gather(self, score: Float64, position: Int64, most: int) -> None:
-        """Take the scores [n] of the next rows and their positions [n] in the window."""
-        step = np.where(score >= 1.0, 1.0, np.where(np.isfinite(score), -RECOVERY, 0.0))
-        level = self.level + np.cumsum(step)
-        level -= np.minimum.accumulate(np.minimum(level, 0.0))
-        if len(empty := np.flatnonzero(level == 0.0)):
-            self.since = int(position[empty[-1]]) + 1
-        # Kept at most: after a long change ordinary rows must be able to clear it.
-        self.level = min(float(most), float(level[-1])) if len(level) else self.level
-        self.told = self.told and self.level > 0.0
-
-
 class RegimeWatch:
     """Sees when the flagged rows of a window are a new operating point, and lets them in.
 
@@ -87,6 +67,9 @@ class RegimeWatch:
     and the more seldom something new comes the longer it is doubted. And it is coherent: most of the quarantined rows
     have their like at other times, as near as inliers have theirs; faults of many kinds and a value that runs away do
     not. Evidence gathers over all rows and over those of each key: one machine of many may change alone.
+
+    What comes for a while again and again lasts, too: of five spells or more, each with an eighth of the evidence at
+    its height, whose rows have their like in each of the others, the heights count together.
 
     The rows let in take their places in the window. If all has changed, four times as many of earlier ones stay, evenly
     spread over their time, so that the next model knows both.
@@ -103,6 +86,7 @@ class RegimeWatch:
         self._of_key: OrderedDict[int, Evidence] = OrderedDict()
         self._held = self._of_all
         """For what alarms are held on to."""
+        self._spells: deque[Spell] = deque(maxlen=MOST_SPELLS)
 
     @property
     def rows(self) -> int:
@@ -122,7 +106,7 @@ class RegimeWatch:
         With `adapt` the rows of the new operating point are among the window's inliers then, at least `least_rows` in
         all if it held as many: train.
         """
-        self._gather(score, sequence)
+        ended = self._gather(score, sequence)
         if self.phase == Phase.HELD and (self._held.level == 0.0 or self.action == "adapt"):
             self.phase = Phase.ORDINARY
             log.info("alarms are no longer held on to: the former operating point is back, or adapt is wanted now")
@@ -133,13 +117,16 @@ class RegimeWatch:
         for key, evidence in every:
             if evidence.level >= self.rows and self._window.seen >= evidence.next_look:
                 return self._decide(key, evidence, least_rows)
+        if any(self._comes_again(spell) for spell in ended):
+            return "adapt"
         return None
 
     def settled(self) -> None:
         """A model is live that learned what was let in: what it flags is judged anew."""
         self.phase = Phase.ORDINARY
-        self._of_all.level = 0.0
+        self._of_all.level = self._of_all.height = 0.0
         self._of_key.clear()
+        self._spells.clear()
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """All of it as arrays, to be kept with the window's, for `restore`."""
@@ -148,6 +135,7 @@ class RegimeWatch:
             "regime": np.array([self.phase, of_all.level, of_all.since, of_all.next_look], np.float64),
             "regime.key": np.array(list(self._of_key), np.int64),
             "regime.of_key": np.array([[one.level, one.since, one.next_look] for one in of_key], np.float64),
+            "regime.spells": np.array([spell.as_numbers() for spell in self._spells], np.int64).reshape(-1, 5),
         }
 
     def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
@@ -155,26 +143,58 @@ class RegimeWatch:
         if "regime" in arrays:
             phase, level, since, next_look = arrays["regime"].tolist()
             self.phase = Phase(int(phase))
-            self._of_all = Evidence(level, int(since), int(next_look))
+            self._of_all = Evidence(level, int(since), int(next_look), height=level)
         if "regime.key" in arrays:
             numbers, of_key = arrays["regime.key"].tolist(), arrays["regime.of_key"].tolist()
             for key, (level, since, next_look) in zip(numbers, of_key, strict=True):
-                self._of_key[key] = Evidence(level, int(since), int(next_look))
+                self._of_key[key] = Evidence(level, int(since), int(next_look), height=level)
+        if "regime.spells" in arrays:
+            self._spells.extend(Spell.of_numbers(*numbers) for numbers in arrays["regime.spells"].tolist())
         self._held = max([self._of_all, *self._of_key.values()], key=lambda evidence: evidence.level)
 
-    def _gather(self, score: Float64, sequence: Int64) -> None:
+    def _gather(self, score: Float64, sequence: Int64) -> list[Spell]:
+        """Take the scores [n] of the latest rows, each of a sequence [n]; return the spells that ended with them."""
         position = self._window.seen - len(score) + np.arange(len(score))
-        self._of_all.gather(score, position, self.rows)
+        ended = [self._of_all.gather(score, position, self.rows)]
         concerned = self._of_key.keys() | set(sequence[score >= 1.0].tolist())
         for key in concerned.intersection(np.unique(sequence).tolist()):
             own = sequence == key
-            evidence = self._of_key.setdefault(key, Evidence())
-            evidence.gather(score[own], position[own], self.rows)
+            evidence = self._of_key.setdefault(key, Evidence(since=int(position[own][0])))
+            ended.append(evidence.gather(score[own], position[own], self.rows, key))
             self._of_key.move_to_end(key)
             if evidence.level == 0.0:
                 del self._of_key[key]
         while len(self._of_key) > MOST_KEYS:
             self._of_key.popitem(last=False)
+        return [spell for spell in ended if spell is not None]
+
+    def _comes_again(self, spell: Spell) -> bool:
+        """Hear of a spell that ended; let its rows in, and those of earlier ones like it, if they are enough."""
+        earlier = [other for other in self._spells if other.key == spell.key]
+        self._spells.append(spell)
+        if self.phase != Phase.ORDINARY or self.action == "hold":
+            return False
+        held, inliers = self._window.quarantine.ordered(), self._window.inliers.ordered().values
+        alike = [spell, *(other for other in earlier if are_alike(spell, other, held, inliers))]
+        if len(alike) < TIMES or sum(one.height for one in alike) < self.rows:
+            return False
+        of_spell = np.array([one.holds(held) for one in alike])
+        recent = np.flatnonzero(of_spell.any(axis=0))
+        isolated = isolation(held.values[recent], inliers, of_spell[:, recent].argmax(axis=0))
+        chosen = np.zeros(len(held), np.bool_)
+        chosen[recent] = (isolated <= EXTREME) & ~far_above(held.score[recent])
+        self._let_in(chosen)
+        log.warning(
+            f"an operating point has come {len(alike)} times, and its rows were flagged: they are learned as normal "
+            "now. If they are faults, set training.on_regime_change to hold and roll back (stream-ad models rollback)",
+            extra={"flagged": len(recent), "let_in": int(chosen.sum())},
+        )
+        return True
+
+    def _let_in(self, chosen: Bool) -> None:
+        """Take those of the quarantined rows [k] that are `chosen` for a new operating point."""
+        self.phase = Phase.ADAPTING
+        self._window.admit(chosen)
 
     def _decide(self, key: int | None, evidence: Evidence, least_rows: int) -> str | None:
         """Look at the quarantined rows of a key, or at all of them; let them in, or say why not."""
@@ -207,8 +227,7 @@ class RegimeWatch:
             return "hold"
         chosen = np.zeros(len(held), np.bool_)
         chosen[recent] = (isolated <= EXTREME) & ~far_above(held.score[recent])
-        self.phase = Phase.ADAPTING
-        self._window.admit(chosen)
+        self._let_in(chosen)
         if key is None:
             self._make_room(evidence.since, least_rows)
         log.warning(
@@ -223,11 +242,25 @@ class RegimeWatch:
         self._window.thin(max(FORMER * new, least_rows - new), before=since)
 
 
-def isolation(rows: Float64, inliers: Float64) -> Float64:
+def are_alike(spell: Spell, other: Spell, held: Rows, inliers: Float64) -> bool:
+    """Whether most rows of a spell that are `held` have their like among those of another one."""
+    of_spell = spell.holds(held)
+    both = [np.flatnonzero(which) for which in (of_spell, other.holds(held) & ~of_spell)]
+    # As many of each, since rows are nearer to each other the more there are, and those of the earlier one have faded.
+    few = min(len(rows) for rows in both)
+    if few < FEWEST_ALIKE:
+        return False
+    rows = np.concatenate([rows[np.linspace(0, len(rows) - 1, few).astype(np.int64)] for rows in both])
+    which = np.repeat([0, 1], few)
+    return bool(np.median(isolation(held.values[rows], inliers, which)) <= COHERENT)
+
+
+def isolation(rows: Float64, inliers: Float64, piece: Int64 | None = None) -> Float64:
     """How far each of the rows [k, d] lies from its nearest like among them, in units of what inliers [n, d] do. [k]
 
     Both in order of time, NaN for missing. The unit is the distance that nine in ten inliers keep below. A value that
-    runs away is like itself a moment ago but not a while ago; hence the nearest row in another piece of time counts.
+    runs away is like itself a moment ago but not a while ago; hence the nearest row in another piece of time counts,
+    or in another `piece` [k].
     Distances are in spreads of the inliers, but those of a plant that began to run in its own: at rest it had none.
     """
     # A model that flags all there ever was leaves nothing to measure by but the rows themselves.
@@ -241,7 +274,7 @@ def isolation(rows: Float64, inliers: Float64) -> Float64:
         still = np.random.default_rng(0).normal(size=rows.shape)
         unit = float(np.quantile(nearest_elsewhere(still), 0.9))
         scale = np.where(now > 0.0, now, scale)
-    return nearest_elsewhere(rows / scale) / unit
+    return nearest_elsewhere(rows / scale, piece) / unit
 
 
 def begins_to_run(rows: Float64, usual: Float64, now: Float64) -> bool:
@@ -267,18 +300,19 @@ def spread_of(rows: Float64) -> Float64:
     return spread
 
 
-def nearest_elsewhere(rows: Float64) -> Float64:
-    """Distance of each of the rows [k, d] to the nearest one in another of `PIECES` pieces of them. [k]"""
+def nearest_elsewhere(rows: Float64, piece: Int64 | None = None) -> Float64:
+    """Distance of each of the rows [k, d] to the nearest one in another `piece` [k], or else in another of `PIECES`
+    pieces of them. [k]"""
     known = ~np.isnan(rows).all(axis=0)
     rows = rows[:, known] - np.nanmedian(rows[:, known], axis=0)
     rows = np.nan_to_num(rows)
     # What is far out must not overflow, nor end up in one and the same place.
     rows = np.clip(rows, -FARTHEST, FARTHEST) * (1.0 + np.log(np.maximum(1.0, np.abs(rows) / FARTHEST)))
-    piece = np.arange(len(rows)) * PIECES // len(rows)
+    piece = np.arange(len(rows)) * PIECES // len(rows) if piece is None else piece
     some = np.linspace(0, len(rows) - 1, min(len(rows), MOST_COMPARED)).astype(np.int64)
     length = np.square(rows).sum(axis=1)
     nearest = np.empty(len(rows))
-    for one in range(PIECES):
+    for one in np.unique(piece).tolist():
         here, others = piece == one, some[piece[some] != one]
         squared = length[here, None] + length[others] - 2.0 * rows[here] @ rows[others].T
         nearest[here] = squared.min(axis=1)
