@@ -102,6 +102,7 @@ def train(config: Config, progress: ProgressReport) -> Trained:
                 "rows": len(x),
                 "seconds": time.time() - started,
                 "strange_keys": len(detector.mondrian),
+                "spared_rows": detector.spared,
                 "notes": notes,
             },
             verdict={"accepted": True, "reasons": []},

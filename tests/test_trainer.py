@@ -112,6 +112,7 @@ def test_a_machine_unlike_the_others_is_known_to_the_model_that_goes_live(tmp_pa
     assert snapshot is not None
     assert 1007 in snapshot.weights["mondrian.sequence"].tolist()
     assert snapshot.report["strange_keys"] == len(snapshot.weights["mondrian.sequence"])
+    assert snapshot.report["spared_rows"] == 0
     detector = Detector.restore(snapshot.description, snapshot.weights, "cpu")
     fresh = np.random.default_rng(1).normal(size=(2000, 3)) + ODD
     flagged = detector.score(fresh) >= 1.0

@@ -95,6 +95,7 @@ class Detector:
         self.module: HierarchicalDetector | None = None
         self.mondrian = MondrianCalibration.none()
         self.left_out: Int64 = np.empty(0, np.int64)
+        self.spared = 0
         self._compiled: Any = None
 
     def fit(
@@ -115,21 +116,22 @@ class Detector:
     ) -> Detector:
         """Learn from inliers x [n, d] in time order, NaN for missing; return self.
 
-        `flagged` [k, d] are rows that an earlier model flagged mildly, `flagged_place` [k] how many rows of x
-        came before each, `flagged_sequence` [k] the sequence of each, `truncated` the share of inliers that it flagged
-        more strongly: see `fitting.Flagged`. `anomalies` [m, d] are rows known to be anomalous, if there are any.
-        Unless an earlier model has `judged` the rows, a burst among them that looks like nothing else is left out;
-        `left_out` then has the numbers of its rows. Rows of one `sequence` [n] follow each other, such as those of a
-        record key; without it all do. A burst shows in the first `features` columns, or in all; the others tell of a
-        row's past, which reaches `past` rows back, so that many rows after a burst are left out with it. Each row
-        `stands_for` [n] rows of the stream, all but one of them thinned out; without it for itself.
-        Of rows at rest few are learned from: see `thin_rest`. Raises `TrainingError` for fewer than eight rows.
+        `flagged` [k, d] are rows that an earlier model flagged mildly, `flagged_place` [k] how many rows of x came
+        before each, `flagged_sequence` [k] the sequence of each, `truncated` the share of inliers that it flagged more
+        strongly: see `fitting.Flagged`. `anomalies` [m, d] are rows known to be anomalous, if there are any. Unless an
+        earlier model has `judged` the rows, a burst among them that looks like nothing else is left out; `left_out`
+        then has the numbers of its rows. Rows of one `sequence` [n] follow each other, such as those of a record key;
+        without it all do. A burst shows in the first `features` columns, or in all; the others tell of a row's past,
+        which reaches `past` rows back, so that many rows after a burst are left out with it. Each row `stands_for` [n]
+        rows of the stream, all but one of them thinned out; without it for itself. Of rows at rest few are learned
+        from, `spared` tells how many are not: see `thin_rest`. Raises `TrainingError` for fewer than eight rows.
         """
         rows = self._tensor(x)
         left = torch.as_tensor(np.ones(len(x)) if stands_for is None else stands_for, device=self.device)
         of_key = self._sequence(sequence, len(x))
         window = Window(rows, of_key, past, left * thin_rest(rows, of_key))
         kept = window.stands_for > 0.0
+        self.spared = int((~kept).sum())
         if not judged:
             looked_at = window[kept]
             burst = bursts_in(replace(looked_at, rows=looked_at.rows[:, :features]), self.recipe, self.seed)

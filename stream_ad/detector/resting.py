@@ -1,4 +1,4 @@
-"""Rest: where most rows hardly differ, as those of a plant that stands still, few of them are learned from."""
+"""Rest: where many rows hardly differ, as those of a plant that stands still, few of them are learned from."""
 
 from __future__ import annotations
 
@@ -49,23 +49,15 @@ class Rest:
         """Where rows x [n, d] rest, NaN for missing; None where fewer than half of the columns that vary do."""
         if len(x) < FEWEST_ROWS:
             return None
-        low, high = x.new_full((x.shape[1],), -torch.inf), x.new_full((x.shape[1],), torch.inf)
-        sample = x[:: max(1, len(x) // SAMPLE)]
-        varying, shares = 0, []
-        for j, column in enumerate(sample.T):
-            known = column[~torch.isnan(column)].sort().values
-            if len(known) < 2 or known[0] == known[-1]:
-                continue
-            varying += 1
-            interval = interval_of_rest(known)
-            if interval is not None:
-                low[j], high[j] = interval
-                shares.append(float(within(known, *interval).double().mean()))
-        if not 0 < varying <= 2 * len(shares):
+        sample = filled(x[:: max(1, len(x) // SAMPLE)])
+        low, high = intervals_of_rest(sample.sort(dim=0).values)
+        resting = torch.isfinite(low)
+        varying = int((sample != sample[0]).any(dim=0).sum())
+        if not 0 < varying <= 2 * int(resting.sum()):
             return None
-        rest = cls(low, high)
-        together = float(rest.holds(sample).double().mean())
-        return rest if together >= TOGETHER * min(shares) else None
+        rests = within(sample, low, high)
+        together = float(rests.all(dim=1).double().mean())
+        return cls(low, high) if together >= TOGETHER * float(rests.double().mean(dim=0).min()) else None
 
     def holds(self, x: Tensor) -> Tensor:
         """Which of the rows x [n, d] are at rest in all columns [n]; missing values do not count."""
@@ -84,7 +76,7 @@ def thin_rest(x: Tensor, sequence: Tensor) -> Tensor:
     """Rows x [n, d] in time order, NaN for missing, and the sequence of each [n], such as that of a record key -> how
     many of them each stands for [n], 0 for those that are left out.
 
-    All are 1 unless most rows are at rest. Else scales, bins and prototypes would be those of a plant that stands
+    All are 1 unless many rows are at rest. Else scales, bins and prototypes would be those of a plant that stands
     still, and next to them all rows of one that runs look alike: so of those at rest only some are kept, evenly over
     time.
     """
@@ -103,23 +95,39 @@ def thin_rest(x: Tensor, sequence: Tensor) -> Tensor:
     return torch.where(rests, kept / share, stands_for)
 
 
-def interval_of_rest(known: Tensor) -> tuple[Tensor, Tensor] | None:
-    """From where to where the values [m], in ascending order, are next to copies of each other, with a gap around them;
-    None where there is no such place."""
+def filled(x: Tensor) -> Tensor:
+    """x [n, d] with the gaps of each column filled in by its other values in turn, 0 if there is none."""
+    x = x.clone()
+    for j in torch.nonzero(torch.isnan(x).any(dim=0)).flatten().tolist():
+        gap = torch.isnan(x[:, j])
+        known = x[~gap, j] if not bool(gap.all()) else x.new_zeros(1)
+        x[gap, j] = known[torch.arange(int(gap.sum()), device=x.device) % len(known)]
+    return x
+
+
+def intervals_of_rest(known: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns [m, d], each in ascending order -> from where to where the values of each are next to copies of each
+    other, with a gap around them [d]; infinitely far where there is no such place."""
     m = len(known)
     some = max(1, int(CLOSE * m))
     length, start = (known[some:] - known[: m - some]).min(dim=0)
-    low, high = known[start], known[start + some]
+    low, high = known.gather(0, start[None])[0], known.gather(0, start[None] + some)[0]
     least = LEAST_REACH * (known[int(0.995 * (m - 1))] - known[int(0.005 * (m - 1))])
+    found_low, found_high = torch.full_like(low, -torch.inf), torch.full_like(high, torch.inf)
+    sought = known[0] < known[-1]
     for reach in REACHES:
         around = torch.maximum(reach * length, least)
-        near, clear = (within(known, low - away, high + away) for away in (around, 2.0 * around))
-        far = known[~clear]
-        if len(far) >= FAR * m and (clear & ~near).sum() <= BETWEEN * len(far):
-            usual = torch.unique(far[len(far) // 4 : 3 * len(far) // 4 + 1])
-            moves = usual[-1] - usual[0] > WIDER * length and around >= STEPS * usual.diff().median()
-            return (low - 1.5 * around, high + 1.5 * around) if moves else None
-    return None
+        near, clear = (within(known, low - away, high + away).sum(dim=0) for away in (around, 2.0 * around))
+        far = m - clear
+        gap = sought & (far >= FAR * m) & (clear - near <= BETWEEN * far)
+        for j in torch.nonzero(gap).flatten().tolist():
+            beyond = known[~within(known[:, j], low[j] - 2.0 * around[j], high[j] + 2.0 * around[j]), j]
+            usual = torch.unique(beyond[len(beyond) // 4 : 3 * len(beyond) // 4 + 1])
+            if usual[-1] - usual[0] > WIDER * length[j] and around[j] >= STEPS * usual.diff().median():
+                # Half-way into the gap: what rests may now and then be a little off.
+                found_low[j], found_high[j] = low[j] - 1.5 * around[j], high[j] + 1.5 * around[j]
+        sought &= ~gap
+    return found_low, found_high
 
 
 def within(values: Tensor, low: Tensor, high: Tensor) -> Tensor:

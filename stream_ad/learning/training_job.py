@@ -121,7 +121,7 @@ def run(folder: Path) -> Result:
         schema_fingerprint=job.fingerprint,
         features=job.features,
         report=told
-        | {"recurring_rows": training.recurring, "strange_keys": len(detector.mondrian)}
+        | {"recurring_rows": training.recurring, "strange_keys": len(detector.mondrian), "spared_rows": detector.spared}
         | figures(verdict)
         | asdict(moved),
         verdict={"accepted": verdict.accepted, "reasons": verdict.reasons, "refused_by": list(verdict.refusals)},

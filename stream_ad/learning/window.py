@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,6 +16,8 @@ from stream_ad.detector.resting import Rest
 from stream_ad.learning.fading import FadingRows, Rows
 from stream_ad.learning.truncation import FAR, inlier_probability, suspects
 
+log = logging.getLogger("stream_ad.learning")
+
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
@@ -27,7 +30,7 @@ next calibration needs, must still be there."""
 LOOKS = 32
 """Into so many parts of its capacity: two of them have not begun to fade."""
 REST_LOOKS = 8
-REST_ROWS = 512
+REST_ROWS = 256
 """Rows of the window, and as many of the latest part of its capacity, that show where the stream rests."""
 
 
@@ -163,6 +166,8 @@ class InlierWindow:
             return
         rest = Rest.found_in(torch.from_numpy(np.concatenate([self.inliers.sample(REST_ROWS), latest])))
         if rest is not None and rest.lasts(torch.from_numpy(latest), torch.from_numpy(of_latest)):
+            if self._rest is None:
+                log.info("many rows hardly differ, as of a plant at rest: few are kept, so that the others do not fade")
             self._rest = rest
             self.inliers.rest(self._at_rest, self.seen)
         elif self._at_rest(latest).any():
