@@ -173,7 +173,7 @@ class Training(Section):
     """What to do when the operating point changes for good, so that most rows are flagged. adapt: learn the new one
     as well, once a tenth of `window_rows` in rows is flagged in succession and these rows are like each other. Before
     as many rows as `window_rows` have been seen half of that will do (500 rows at least, or the tenth where that is
-    fewer). hold: go on alarming."""
+    fewer). What comes for a while five times or more counts together. hold: go on alarming."""
     rollback_after: Annotated[int, Field(ge=100)] = 5000
     """Rows over which a new model is compared with the one before it, if it flags too many of them: that one comes
     back if it would have flagged less than a third of them. Where the new one flags most rows a tenth will do."""
