@@ -19,7 +19,8 @@ from stream_ad.detector.folds import BLOCKS, blocks_to_folds
 from stream_ad.learning import Learner, LearningSettings, LoadedModel
 from stream_ad.learning.changes import ChangeWatch
 from stream_ad.learning.drift import Drift
-from stream_ad.learning.regime import FORMER, MOST_KEYS, TIMES, Phase, isolation
+from stream_ad.learning.isolation import isolation
+from stream_ad.learning.regime import FORMER, MOST_KEYS, TIMES, Phase
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.window import InlierWindow
 from stream_ad.records import RecordSchema

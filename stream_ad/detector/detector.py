@@ -135,8 +135,9 @@ class Detector:
         if not judged:
             looked_at = window[kept]
             burst = bursts_in(replace(looked_at, rows=looked_at.rows[:, :features]), self.recipe, self.seed)
-            self.left_out = torch.nonzero(kept).flatten()[burst].cpu().numpy()
-            kept[self.left_out] = False
+            left_out = torch.nonzero(kept).flatten()[burst]
+            self.left_out = left_out.cpu().numpy()
+            kept[left_out] = False
         window = window[kept]
         extra = None
         if flagged is not None and flagged_place is not None:

@@ -17,12 +17,13 @@ FAR_OFF, BROKEN = 0.5, 1.0
 """Half of how much stranger, in normal scores, the rows of a burst are than the others: by their place among the rows
 of other blocks, and by the most improbable of their values given the others."""
 SURE_FAR_OFF, SURE_BROKEN = 10.0, 28.0
-"""A burst is found where there is none once in exp(8) windows. Of broken relations more is asked: here they are
+"""A burst is found where there is none once in exp(10) windows. Of broken relations more is asked: here they are
 straight lines, and where those of the plant are bent a rare operating point leaves them, too."""
 LONGEST = 1.0 / BLOCKS
 """A stretch that took longer than this share of the window's time is a regime of its own and no burst."""
 MOST_BURSTS = 3
 CLEARLY = 1.5
+"""Times what the median tells of how far stretches differ: beyond that some of them differ much, not all of them."""
 
 
 def find_bursts(

@@ -319,7 +319,7 @@ class InlierWindow:
         alpha = self.alpha
         # Windows that were kept by earlier versions lack their own budget and some of the columns.
         self.alpha = float(arrays.get("false_alarm_rate", np.array([alpha]))[0])
-        self.seen = int(arrays["seen"][0])
+        self.seen = self._latest_from = int(arrays["seen"][0])
         for name, ring in (("inliers", self.inliers), ("quarantine", self.quarantine)):
             position = arrays[f"{name}.position"].astype(np.int64)
             ring.add(
