@@ -30,6 +30,7 @@ next calibration needs, must still be there."""
 LOOKS = 32
 """Into so many parts of its capacity: two of them have not begun to fade."""
 REST_LOOKS = 8
+"""Times that it is looked where the stream rests, while as many rows come as the window holds."""
 REST_ROWS = 256
 """Rows of the window, and as many of the latest part of its capacity, that show where the stream rests."""
 
