@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from stream_ad.detector import Detector
+from stream_ad.detector import Detector, Recipe
+from stream_ad.detector.fitting import Flagged, fit_hierarchical_detector
+from stream_ad.detector.folds import Window
 from stream_ad.detector.resting import LEAST_ROWS, SHARE, Rest, thin_rest
 from tests.running import BRIEF
 
@@ -36,6 +38,11 @@ def mostly_at_rest(kind: str, n: int = 8000, each: int = 400) -> tuple[np.ndarra
     return x, rests
 
 
+def thinned(x: np.ndarray, sequence: np.ndarray | None = None) -> np.ndarray:
+    of_sequence = np.zeros(len(x), np.int64) if sequence is None else sequence
+    return thin_rest(torch.from_numpy(x), torch.from_numpy(of_sequence)).numpy()
+
+
 @pytest.mark.parametrize("kind", ["off", "with noise", "frozen", "but for two sensors"])
 def test_of_rows_at_rest_so_many_are_learned_that_the_others_are_most(kind: str) -> None:
     x, rests = mostly_at_rest(kind, 120_000)
@@ -55,11 +62,6 @@ def test_where_it_hardly_ever_ran_enough_rows_at_rest_are_left_to_calibrate_by()
     x = np.zeros((4000, SENSORS))
     x[1000:1300] = running(300)
     assert np.count_nonzero(thinned(x)) == LEAST_ROWS + 300
-
-
-def thinned(x: np.ndarray, sequence: np.ndarray | None = None) -> np.ndarray:
-    of_sequence = np.zeros(len(x), np.int64) if sequence is None else sequence
-    return thin_rest(torch.from_numpy(x), torch.from_numpy(of_sequence)).numpy()
 
 
 ORDINARY = {
@@ -107,14 +109,23 @@ def test_faults_are_found_while_a_plant_runs_that_mostly_stands_still(kind: str)
     assert (detector.score(x[rests][:2000]) >= 1.0).mean() < 0.01
 
 
-def test_flagged_rows_keep_their_place_between_those_that_are_learned() -> None:
-    """They calibrate with the block that they came in; a wrong place would be beyond the last row."""
+def test_flagged_rows_keep_their_place_between_those_that_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They calibrate with the block that they came in."""
     x, _ = mostly_at_rest("off")
     flagged = running(40, seed=5) + 2.0
     place = np.linspace(0, len(x), 40).astype(np.int64)
+    told = {}
+
+    def fit(window: Window, recipe: Recipe, alpha: float, seed: int, extra: Flagged, *others: object) -> tuple:
+        told["place"] = extra.place.numpy()
+        return fit_hierarchical_detector(window, recipe, alpha, seed, extra, *others)
+
+    monkeypatch.setattr("stream_ad.detector.detector.fit_hierarchical_detector", fit)
     detector = Detector(0.01, "cpu", recipe=BRIEF)
     detector.fit(x, flagged=flagged, flagged_place=place, flagged_sequence=np.zeros(40, np.int64), judged=True)
     assert np.isfinite(detector.score(x[:100])).all()
+    kept = thinned(x) > 0.0
+    assert told["place"].tolist() == [np.count_nonzero(kept[:before]) for before in place]
 
 
 def test_where_a_plant_that_mostly_rests_ran_is_no_burst_of_anomalies() -> None:

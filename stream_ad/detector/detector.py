@@ -126,10 +126,9 @@ class Detector:
         rows of the stream, all but one of them thinned out; without it for itself. Of rows at rest few are learned
         from, `spared` tells how many are not: see `thin_rest`. Raises `TrainingError` for fewer than eight rows.
         """
-        rows = self._tensor(x)
-        left = torch.as_tensor(np.ones(len(x)) if stands_for is None else stands_for, device=self.device)
-        of_key = self._sequence(sequence, len(x))
-        window = Window(rows, of_key, past, left * thin_rest(rows, of_key))
+        left = None if stands_for is None else torch.as_tensor(stands_for, device=self.device)
+        window = Window(self._tensor(x), self._sequence(sequence, len(x)), past, left)
+        window = replace(window, thinned=window.stands_for * thin_rest(window.rows, window.sequence))
         kept = window.stands_for > 0.0
         self.spared = int((~kept).sum())
         if not judged:

@@ -52,12 +52,13 @@ def isolation(rows: Float64, inliers: Float64, piece: Int64 | None = None) -> Fl
     usual = spread_of(inliers)
     scale = np.where(usual > 0.0, usual, spread_of(rows))
     scale = np.where(scale > 0.0, scale, 1.0)
-    unit = max(1e-9, float(np.quantile(nearest_elsewhere(inliers / scale), 0.9)))
+    like = inliers / scale
     now = np.median([spread_of(piece) for piece in np.array_split(rows, PIECES)], axis=0)
     if begins_to_run(rows, usual, now):
-        still = np.random.default_rng(0).normal(size=rows.shape)
-        unit = float(np.quantile(nearest_elsewhere(still), 0.9))
+        # Rest does not tell how near rows are that move: as near as if no two features hung together, or nearer.
+        like = np.random.default_rng(0).normal(size=rows.shape)
         scale = np.where(now > 0.0, now, scale)
+    unit = max(1e-9, float(np.quantile(nearest_elsewhere(like), 0.9)))
     return nearest_elsewhere(rows / scale, piece) / unit
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_ad.learning.evidence import Evidence, Spell
+from stream_ad.learning.fading import Rows
 from stream_ad.learning.isolation import COHERENT, are_alike, isolation
 from stream_ad.learning.window import InlierWindow
 
@@ -157,31 +158,37 @@ class RegimeWatch:
 
     def _comes_again(self, spell: Spell) -> bool:
         """Hear of a spell that ended; let its rows in, and those of earlier ones like it, if they are enough."""
-        earlier = [other for other in self._spells if other.key == spell.key]
         self._spells.append(spell)
-        if self.phase != Phase.ORDINARY or self.action == "hold":
+        of_key = [other for other in self._spells if other.key == spell.key]
+        if self.phase != Phase.ORDINARY or self.action == "hold" or not self._enough(of_key):
             return False
         held, inliers = self._window.quarantine.ordered(), self._window.inliers.ordered().values
-        alike = [spell, *(other for other in earlier if are_alike(spell, other, held, inliers))]
-        if len(alike) < TIMES or sum(one.height for one in alike) < self.rows:
+        alike = [spell, *(other for other in of_key[:-1] if are_alike(spell, other, held, inliers))]
+        if not self._enough(alike):
             return False
         of_spell = np.array([one.holds(held) for one in alike])
         recent = np.flatnonzero(of_spell.any(axis=0))
         isolated = isolation(held.values[recent], inliers, of_spell[:, recent].argmax(axis=0))
-        chosen = np.zeros(len(held), np.bool_)
-        chosen[recent] = (isolated <= EXTREME) & ~far_above(held.score[recent])
-        self._let_in(chosen)
+        let_in = self._let_in(held, recent, isolated)
         log.warning(
             f"an operating point has come {len(alike)} times, and its rows were flagged: they are learned as normal "
             "now. If they are faults, set training.on_regime_change to hold and roll back (stream-ad models rollback)",
-            extra={"flagged": len(recent), "let_in": int(chosen.sum())},
+            extra={"flagged": len(recent), "let_in": let_in},
         )
         return True
 
-    def _let_in(self, chosen: Bool) -> None:
-        """Take those of the quarantined rows [k] that are `chosen` for a new operating point."""
+    def _enough(self, spells: Sequence[Spell]) -> bool:
+        """Whether so many spells, if they are alike, are an operating point that comes again."""
+        return len(spells) >= TIMES and sum(spell.height for spell in spells) >= self.rows
+
+    def _let_in(self, held: Rows, recent: Int64, isolated: Float64) -> int:
+        """Take the `recent` ones of the quarantined rows for a new operating point, without the most extreme of them by
+        how `isolated` each is and by its score; return how many."""
+        chosen = np.zeros(len(held), np.bool_)
+        chosen[recent] = (isolated <= EXTREME) & ~far_above(held.score[recent])
         self.phase = Phase.ADAPTING
         self._window.admit(chosen)
+        return int(chosen.sum())
 
     def _decide(self, key: int | None, evidence: Evidence, least_rows: int) -> str | None:
         """Look at the quarantined rows of a key, or at all of them; let them in, or say why not."""
@@ -212,15 +219,13 @@ class RegimeWatch:
                 extra=facts,
             )
             return "hold"
-        chosen = np.zeros(len(held), np.bool_)
-        chosen[recent] = (isolated <= EXTREME) & ~far_above(held.score[recent])
-        self._let_in(chosen)
+        let_in = self._let_in(held, recent, isolated)
         if key is None:
             self._make_room(evidence.since, least_rows)
         log.warning(
             f"the operating point{whose} has changed: flagged rows that are like each other are learned as normal now. "
             "If they are faults, set training.on_regime_change to hold and roll back (stream-ad models rollback)",
-            extra=facts | {"let_in": int(chosen.sum())},
+            extra=facts | {"let_in": let_in},
         )
         return "adapt"
 
