@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.signal import lfilter
 
 from stream_ad.detector import Detector
 from stream_ad.detector.fitting import bursts_in
@@ -151,6 +152,38 @@ def test_an_operating_point_that_comes_again_is_no_burst() -> None:
     for start in (900, 2600, 5300):
         x[start : start + 150] += 5.0
     assert not bursts(x).any()
+
+
+def products(rows: int, seed: int, second: np.ndarray) -> np.ndarray:
+    """Rows of a plant whose ten sensors hang together, and the `second` [rows] in another way."""
+    rng = np.random.default_rng(seed)
+    of_each = [
+        lfilter([0.44], [1.0, -0.9], rng.normal(size=(rows, 3)), axis=0) @ rng.normal(size=(3, 10)) for _ in "ab"
+    ]
+    return np.where(second[:, None], of_each[1], of_each[0]) + 0.3 * rng.normal(size=(rows, 10))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_product_that_comes_again_and_again_is_no_burst_though_it_breaks_all_relations(seed: int) -> None:
+    rare = np.arange(20_000) % 5000 < 250
+    assert not bursts(products(20_000, seed, second=rare)).any()
+
+
+def test_a_burst_is_found_beside_a_product_that_comes_again_and_again() -> None:
+    rare = np.arange(20_000) % 5000 < 250
+    x = products(20_000, 0, second=rare)
+    fault = slice(12_000, 12_200)
+    x[fault, 3] += 8.0
+    found = bursts(x)
+    assert found[fault].mean() > 0.9
+    assert found.sum() < 250
+
+
+def test_four_faults_that_differ_are_bursts_and_no_product() -> None:
+    x = products(20_000, 0, second=np.zeros(20_000, bool))
+    for sensor, start in enumerate((1000, 6000, 11_000, 16_000)):
+        x[start : start + 200, sensor] += 8.0
+    assert bursts(x).sum() > 500
 
 
 def test_a_sensor_that_leaves_the_others_again_and_again_is_a_burst_each_time() -> None:

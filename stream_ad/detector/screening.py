@@ -12,7 +12,7 @@ FEWEST_ROWS = 200
 """In smaller windows nothing can be said of stretches, and of shorter sequences not where their centre is."""
 BLOCKS = 8
 ROWS_OF_EACH = 512
-"""Of a block: enough to hold some of each of hundreds of kinds of rows."""
+"""Of a block or a stretch: enough to hold some of each of hundreds of kinds of rows."""
 FAR_OFF, BROKEN = 0.5, 1.0
 """Half of how much stranger, in normal scores, the rows of a burst are than the others: by their place among the rows
 of other blocks, and by the most improbable of their values given the others."""
@@ -22,6 +22,8 @@ straight lines, and where those of the plant are bent a rare operating point lea
 LONGEST = 1.0 / BLOCKS
 """A stretch that took longer than this share of the window's time is a regime of its own and no burst."""
 MOST_BURSTS = 3
+MOST_STRETCHES = 8
+"""Of which it is asked whether they are each other's like."""
 CLEARLY = 1.5
 """Times what the median tells of how far stretches differ: beyond that some of them differ much, not all of them."""
 
@@ -35,16 +37,21 @@ def find_bursts(
 
     Two kinds are looked for. Rows of a burst vouch for each other, so each row is held against the other blocks of the
     window alone. But in a stream whose places wander much a short fault is nowhere far off; there a sensor that
-    leaves the others shows it.
+    leaves the others shows it. What comes more often than there may be bursts, and is alike each time, is none.
     """
     order = sequence.argsort(stable=True)
     far_off, broken = (
         beyond_the_usual(strangeness, sequence)[order]
         for strangeness in (strangeness_to_other_blocks(position, generator), normal_scores(surprise.amax(dim=1)))
     )
-    took = stands_for[order]
-    burst = stretches(far_off, took, FAR_OFF, SURE_FAR_OFF, deviation)
-    burst |= stretches(broken, took, BROKEN, SURE_BROKEN, robust_deviation)
+    took, position = stands_for[order], position[order]
+    burst = torch.zeros(len(order), dtype=torch.bool, device=position.device)
+    for found in (
+        stretches(far_off, took, FAR_OFF, SURE_FAR_OFF, deviation),
+        stretches(broken, took, BROKEN, SURE_BROKEN, robust_deviation),
+    ):
+        for rows in single(found, position, generator)[:MOST_BURSTS]:
+            burst[rows] = True
     return burst[order.argsort()]
 
 
@@ -75,9 +82,9 @@ def beyond_the_usual(strangeness: Tensor, sequence: Tensor) -> Tensor:
 
 def stretches(
     strangeness: Tensor, took: Tensor, expected: float, certainty: float, spread: Callable[[Tensor], float]
-) -> Tensor:
-    """Normal scores [n] in time order, and the time that each row took [n] -> true [n] in stretches that are too
-    strange for chance.
+) -> list[Tensor]:
+    """Normal scores [n] in time order, and the time that each row took [n] -> the rows of each stretch that is too
+    strange for chance, the strangest first.
 
     Single anomalies may look no stranger than many inliers do, but many in a row are improbable: a burst is the
     stretch with the largest sum of strangeness, less what half is `expected` of each of its rows (the cumulative sum
@@ -85,16 +92,41 @@ def stretches(
     them: by the `spread` of the means of short stretches beside this one.
     """
     n = strangeness.shape[0]
-    burst = torch.zeros(n, dtype=torch.bool, device=strangeness.device)
+    found = []
     needed = (math.log(n) + certainty) / (2.0 * expected)
     steps = strangeness - expected
-    for _ in range(MOST_BURSTS):
+    for _ in range(MOST_STRETCHES):
         start, end, gain = largest_sum(steps)
         steps[start:end] = -torch.inf
         if gain < needed * correlation_length(strangeness, steps.isfinite(), spread):
             break
-        burst[start:end] |= took[start:end].sum() <= LONGEST * took.sum()
-    return burst
+        if took[start:end].sum() <= LONGEST * took.sum():
+            found.append(torch.arange(start, end, device=strangeness.device))
+    return found
+
+
+def single(stretches: list[Tensor], position: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """Those of the stretches of rows [n, s] that do not come again: of the others fewer than `MOST_BURSTS` are their
+    like, which two are if the rows of each are nearer to the other's than to as many of no stretch."""
+    if len(stretches) <= MOST_BURSTS:
+        return stretches
+    ordinary = torch.ones(len(position), dtype=torch.bool, device=position.device)
+    ordinary[torch.cat(stretches)] = False
+    others = some_of(position[ordinary], generator)
+    samples = [some_of(position[rows], generator) for rows in stretches]
+    nearer = torch.tensor([[away(own, one) < away(own, others[: len(one)]) for one in samples] for own in samples])
+    alike = (nearer & nearer.T).sum(dim=1) - 1  # each is its own like
+    return [rows for rows, like in zip(stretches, alike.tolist(), strict=True) if like < MOST_BURSTS]
+
+
+def away(rows: Tensor, others: Tensor) -> float:
+    """The distance that half of the rows [n, s] have to the nearest of others [m, s]."""
+    return float(torch.cdist(rows, others).amin(dim=1).median())
+
+
+def some_of(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """At most `ROWS_OF_EACH` of the rows [n, s], in random order."""
+    return rows[torch.randperm(rows.shape[0], generator=generator)[:ROWS_OF_EACH].to(rows.device)]
 
 
 def strangeness_to_other_blocks(position: Tensor, generator: torch.Generator) -> Tensor:
@@ -104,8 +136,7 @@ def strangeness_to_other_blocks(position: Tensor, generator: torch.Generator) ->
     block = torch.arange(n, device=position.device) * BLOCKS // n
     distance = position.new_full((n, BLOCKS), torch.nan)
     for b in range(BLOCKS):
-        rows = position[block == b]
-        rows = rows[torch.randperm(rows.shape[0], generator=generator)[:ROWS_OF_EACH].to(rows.device)]
+        rows = some_of(position[block == b], generator)
         nearest = torch.cat([torch.cdist(part, rows).amin(dim=1) for part in position.split(2048)])
         distance[:, b] = torch.where(block == b, torch.nan, nearest)
     return normal_scores(distance.nanmedian(dim=1).values)
