@@ -169,6 +169,13 @@ def test_a_product_that_comes_again_and_again_is_no_burst_though_it_breaks_all_r
     assert not bursts(products(20_000, seed, second=rare)).any()
 
 
+@pytest.mark.parametrize("seed", [0, 1, 5])
+def test_what_comes_four_times_is_no_burst_though_it_is_not_strange_enough_for_one_each_time(seed: int) -> None:
+    x = products(20_000, seed, second=np.zeros(20_000, bool))
+    x[np.arange(20_000) % 5000 < 100] += 3.0
+    assert not bursts(x).any()
+
+
 def test_a_burst_is_found_beside_a_product_that_comes_again_and_again() -> None:
     rare = np.arange(20_000) % 5000 < 250
     x = products(20_000, 0, second=rare)

@@ -31,6 +31,7 @@ class CodeBook(nn.Module):
 
     table: Tensor
     spacing: Tensor
+    usual: Tensor
     least_spacing: Tensor
 
     def __init__(self, count: int, size: int) -> None:
@@ -44,6 +45,8 @@ class CodeBook(nn.Module):
         self.most_relative = MOST_RELATIVE
         self.register_buffer("table", torch.zeros(size + 1, self.a_lane * LANES))
         self.register_buffer("spacing", torch.zeros(self.a_lane * LANES))
+        # See `usual_by_kind`.
+        self.register_buffer("usual", torch.zeros(self.a_lane * LANES))
         self.register_buffer("least_spacing", torch.tensor(LEAST_SPACING))
 
     def fit(self, points: Tensor, draws: Draws) -> None:
@@ -69,7 +72,7 @@ class CodeBook(nn.Module):
 
     def _centroids(self, points: Tensor, prototypes: Tensor) -> Tensor:
         """A step of Lloyd's: the mean of the points [n, s] that are nearest to each prototype [k, s]."""
-        closest = torch.cat([self.closeness(part).argmax(dim=1) for part in points.split(self.at_once)])
+        closest = self.nearest_number(points)
         total = torch.zeros_like(prototypes).index_add_(0, closest, points)
         members = torch.bincount(closest, minlength=self.count)[:, None]
         return torch.where(members > 0, total / members.clamp(min=1), prototypes)
@@ -83,19 +86,23 @@ class CodeBook(nn.Module):
         adds to all alike. [n, k]"""
         return linear(points, self.table[:-1].t(), self.table[-1])
 
-    def forward(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """points [n, s] -> nearest distance [n], mean over four groups of prototypes of the nearest distance [n], and
-        mean distance of the five nearest prototypes over that from each of these to its own five nearest, 10 at most
-        [n]."""
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """points [n, s] -> nearest distance [n], mean over four groups of prototypes of the nearest distance [n], mean
+        distance of the five nearest prototypes over that from each of these to its own five nearest, 10 at most [n],
+        and how far above that of most rows the raw score usually is around the nearest [n]."""
         if torch.compiler.is_compiling():
             # torch.export takes no loop whose length depends on the batch.
             found = self.search(points)
         else:
             found = torch.cat([self.search(part) for part in points.split(self.at_once)])
-        away = distance(points, found[:, 1:])
+        away = distance(points, found[:, 2:])
         near, by_group = away[:, : self.neighbours], away[:, self.neighbours :].mean(dim=1)
         relative = (near.mean(dim=1) + self.least_spacing) / (found[:, 0] + self.least_spacing)
-        return near[:, 0], by_group, relative.clamp(max=self.most_relative)
+        return near[:, 0], by_group, relative.clamp(max=self.most_relative), found[:, 1]
+
+    def nearest_number(self, points: Tensor) -> Tensor:
+        """points [n, s] -> the number of the prototype that is nearest to each [n]."""
+        return torch.cat([self.closeness(part).argmax(dim=1) for part in points.split(self.at_once)])
 
     def nearest(self, points: Tensor) -> Tensor:
         """points [n, s] -> the nearest prototype of each [n, s]."""
@@ -106,8 +113,8 @@ class CodeBook(nn.Module):
         return distance(points, self.closeness(points).amax(dim=1, keepdim=True))[:, 0]
 
     def search(self, points: Tensor) -> Tensor:
-        """points [n, s], all at once -> mean spacing of the five nearest prototypes, closeness of these, and that of
-        the nearest of each group, side by side [n, 10]."""
+        """points [n, s], all at once -> mean spacing of the five nearest prototypes, what is usual around the nearest,
+        closeness of the five, and that of the nearest of each group, side by side [n, 11]."""
         n = points.shape[0]
         closeness = self.closeness(points).reshape(n, self.a_lane, self.lanes)
         # To sort out lanes first is several times faster, and two of the nearest seldom share one.
@@ -115,8 +122,9 @@ class CodeBook(nn.Module):
         in_group = in_lane.reshape(n, self.lanes // self.groups, self.groups).amax(dim=1)
         lane = torch.topk(in_lane, self.neighbours, dim=1).indices
         closest, place = closeness.gather(2, lane[:, None].expand(-1, self.a_lane, -1)).max(dim=1)
-        around = self.spacing[place * self.lanes + lane].mean(dim=1, keepdim=True)
-        return torch.cat([around, closest, in_group], dim=1)
+        number = place * self.lanes + lane
+        around = self.spacing[number].mean(dim=1, keepdim=True)
+        return torch.cat([around, self.usual[number[:, :1]], closest, in_group], dim=1)
 
 
 def distance(points: Tensor, closeness: Tensor) -> Tensor:

@@ -262,9 +262,10 @@ class Detector:
             description["examples"],
         )
         of_keys = {name: tensors[name] for name in tensors if name.startswith(MONDRIAN)}
-        module.load_state_dict({name: tensors[name] for name in tensors if name not in of_keys})
+        of_module = {name: tensors[name] for name in tensors if name not in of_keys}
+        # Models that were kept by earlier versions know neither kinds of operation nor keys.
+        module.load_state_dict({"codebook.usual": module.codebook.usual} | of_module)
         detector.module = module.eval().to(detector.device)
-        # Models that were kept by earlier versions know of no keys.
         if of_keys:
             arrays = {name.removeprefix(MONDRIAN): value.numpy() for name, value in of_keys.items()}
             detector.mondrian = MondrianCalibration(**arrays)

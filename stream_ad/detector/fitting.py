@@ -22,6 +22,7 @@ from stream_ad.detector.hierarchical import (
     HierarchicalDetector,
     prototypes_for,
 )
+from stream_ad.detector.kinds import usual_by_kind
 from stream_ad.detector.mondrian import MondrianCalibration
 from stream_ad.detector.outskirts import select_outskirts
 from stream_ad.detector.rarity import BINS
@@ -95,10 +96,12 @@ def fit_hierarchical_detector(
         fit_head(stages, recipe, draws, part_of(progress, 1, 2))
     detector = stages.detector
     with torch.no_grad():
-        held = raw = detector.combine(detector.parts(stages.statistics, stages.compared))
+        raw = detector.combine(detector.parts(stages.statistics, stages.compared))
+        usual = fit_kinds(detector, window, stages, raw, draws)
+        held = raw = raw - usual
         if stages.trained_on is not None:
             # Rows of a few states, over and over: what one model says of a state, another says but nearly.
-            own = detector.combine(detector.parts(*stages.trained_on))
+            own = detector.combine(detector.parts(*stages.trained_on)) - usual
             raw = torch.maximum(raw.sort().values, own.sort().values)
         repeated = bool(stages.statistics[:, detector.nearest_column].median() == 0.0)
         detector.calibration.fit(raw, alpha, flagged.truncated, repeated)
@@ -137,10 +140,12 @@ class Stages:
     """The fitted stages, and what they say of rows that they have not seen."""
 
     detector: HierarchicalDetector
+    rows: Tensor
+    """[n, d] that were held out, flagged ones among them."""
     outliers: Tensor
     """[m, 16] statistics of synthetic outliers."""
     statistics: Tensor
-    """[n, 16] of rows held out, flagged ones among them."""
+    """[n, 16] of these."""
     compared: Tensor
     """[n, 4] novelty, likeness and broken relations."""
     is_flagged: Tensor
@@ -175,23 +180,23 @@ def fit_and_hold_out(
         # Features that came so late that only rows which do not know them are left to calibrate by.
         x = torch.where(unknown, torch.nan, x)
         detector, outliers = fit_stages(x, anomalies, recipe, draws, part_of(progress, count, count + 1))
-        judging = folds.held >= 0
-        trained_on = measure(detector, torch.cat([x[judging], flagged.rows[judging[place_in(flagged, x)]]]))
-    statistics, compared, is_flagged, sequence = (torch.cat(each) for each in zip(*held, strict=True))
+    rows, statistics, compared, is_flagged, sequence = (torch.cat(each) for each in zip(*held, strict=True))
+    if x.shape[0] < recipe.cross_fit_below:
+        trained_on = measure(detector, rows)
     of_anomalies = measure(detector, anomalies)[0] if anomalies.shape[0] else statistics[:0]
-    return Stages(detector, outliers, statistics, compared, is_flagged, sequence, of_anomalies, trained_on)
+    return Stages(detector, rows, outliers, statistics, compared, is_flagged, sequence, of_anomalies, trained_on)
 
 
 def held_out(
     detector: HierarchicalDetector, window: Window, flagged: Flagged, folds: Folds, which: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `measure` says of the rows held out in one fold and of the flagged rows that fell between them, which are
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The rows held out in one fold and the flagged rows that fell between them, what `measure` says of them, which are
     which, and the sequence of each."""
     own, extra = folds.held == which, folds.held[place_in(flagged, window.rows)] == which
     rows = torch.cat([window.rows[own], flagged.rows[extra]])
     sequence = torch.cat([window.sequence[own], flagged.sequence[extra]])
     is_flagged = torch.arange(len(rows), device=rows.device) >= own.sum()
-    return *measure(detector, rows), is_flagged, sequence
+    return rows, *measure(detector, rows), is_flagged, sequence
 
 
 def place_in(flagged: Flagged, x: Tensor) -> Tensor:
@@ -270,6 +275,19 @@ def fit_head(stages: Stages, recipe: Recipe, draws: Draws, progress: Progress) -
         others = sum(weight for name, weight in WEIGHTS if name not in EXTREMES)
         detector.part_weight[LIKENESS] = others * known / (known + LABELS_AT_HALF)
         flush_denormals(detector)
+
+
+def fit_kinds(detector: HierarchicalDetector, window: Window, stages: Stages, raw: Tensor, draws: Draws) -> Tensor:
+    """Learn what is usual around each prototype from the raw scores [m] of the rows held out; return it for each of
+    these rows [m]."""
+    codebook = detector.codebook
+    held, of_window = (
+        torch.cat([codebook.nearest_number(detector.position_of(detector.describe(part)[0])) for part in x.split(2048)])
+        for x in (stages.rows, window.rows)
+    )
+    usual = usual_by_kind(codebook.prototypes(), held, raw, of_window, window.sequence, draws)
+    codebook.usual[: codebook.count] = usual
+    return codebook.usual[held]
 
 
 def weighted(anomalies: Tensor, synthetic: int) -> Tensor:

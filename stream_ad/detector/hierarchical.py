@@ -178,9 +178,9 @@ class HierarchicalDetector(nn.Module):
         settled[rows] = torch.where(missing[rows], self.standardise.inverse(filled[rows]), settled[rows])
         return settled
 
-    def statistics(self, v: Tensor, missing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """V [n, 2d] and what is missing [n, d] -> statistics [n, 16], reconstruction of A [n, d], and the conditional
-        rarity of each feature [n, d]."""
+    def statistics(self, v: Tensor, missing: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """V [n, 2d] and what is missing [n, d] -> statistics [n, 16], reconstruction of A [n, d], the conditional
+        rarity of each feature [n, d], and what is usual among rows like it [n]: see `usual_by_kind`."""
         a = v[:, : self.n_features]
         w = self.whiten(a)
         code_v = self.autoencoder_v.encode(v)
@@ -192,7 +192,7 @@ class HierarchicalDetector(nn.Module):
         mu, log_variance = self.vae.encode(fused)
         vae_error = (fused - self.vae.decode(mu)).pow(2).mean(dim=1)
         rarity = self.rarity(a, missing)
-        nearest, by_group, relative = self.codebook(self.position(v, w))
+        nearest, by_group, relative, usual = self.codebook(self.position(v, w))
         statistics = [
             residual_v.pow(2).mean(dim=1),
             residual_v.mean(dim=1),
@@ -211,7 +211,7 @@ class HierarchicalDetector(nn.Module):
             by_group,
             relative,
         ]
-        return torch.stack(statistics, dim=1), reconstruction[:, : self.n_features], rarity
+        return torch.stack(statistics, dim=1), reconstruction[:, : self.n_features], rarity, usual
 
     def codes(self, code_v: Tensor, code_w: Tensor) -> list[Tensor]:
         """Those of the two codes [n, c] that the second level learns over."""
@@ -265,8 +265,8 @@ class HierarchicalDetector(nn.Module):
         """x [n, d] float64, NaN for missing -> raw score [n], V [n, 2d] without gaps, the reconstruction of A and the
         conditional rarity of each feature, both [n, d]."""
         v, missing, novel = self.describe(x)
-        statistics, reconstruction, rarity = self.statistics(v, missing)
-        raw = self.combine(self.parts(statistics, self.compare(v, missing, novel, statistics)))
+        statistics, reconstruction, rarity, usual = self.statistics(v, missing)
+        raw = self.combine(self.parts(statistics, self.compare(v, missing, novel, statistics))) - usual
         return raw, v, reconstruction, rarity
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

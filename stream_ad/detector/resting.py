@@ -26,8 +26,8 @@ WIDER = 8.0
 """Quartiles of those beyond are more than so many lengths apart: a plant that runs moves, a number that means 'no
 reading' does not."""
 LASTING = 4.0
-"""It is left for another row so many times less often than by chance: a plant stands still for a while, while single
-rows just happen to be ordinary."""
+"""What lasts is left for another row so many times less often than by chance: a plant stands still for a while, while
+single rows just happen to be ordinary."""
 TOGETHER = 0.8
 """Of the time that the column that rests least does, all do."""
 STEPS = 3.0
@@ -65,11 +65,7 @@ class Rest:
 
     def lasts(self, x: Tensor, sequence: Tensor) -> bool:
         """Whether of rows x [n, d], in the order of time, those at rest follow on each other in their sequence [n]."""
-        order = sequence.argsort(stable=True)
-        rests, ordered = self.holds(x)[order], sequence[order]
-        before = rests[:-1] & (ordered[1:] == ordered[:-1])
-        left = before & ~rests[1:]
-        return bool(before.any()) and LASTING * int(left.sum()) * len(x) <= int((~rests).sum()) * int(before.sum())
+        return lasts(self.holds(x), sequence)
 
 
 def thin_rest(x: Tensor, sequence: Tensor) -> Tensor:
@@ -93,6 +89,15 @@ def thin_rest(x: Tensor, sequence: Tensor) -> Tensor:
     number = rests.cumsum(0).to(torch.float64)
     kept = torch.floor(number * share) > torch.floor((number - 1.0) * share)
     return torch.where(rests, kept / share, stands_for)
+
+
+def lasts(marked: Tensor, sequence: Tensor) -> bool:
+    """Whether of rows in the order of time those that are `marked` [n] follow on each other in their sequence [n]."""
+    order = sequence.argsort(stable=True)
+    here, ordered = marked[order], sequence[order]
+    before = here[:-1] & (ordered[1:] == ordered[:-1])
+    left = before & ~here[1:]
+    return bool(before.any()) and LASTING * int(left.sum()) * len(here) <= int((~here).sum()) * int(before.sum())
 
 
 def filled(x: Tensor) -> Tensor:

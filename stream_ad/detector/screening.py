@@ -23,7 +23,8 @@ LONGEST = 1.0 / BLOCKS
 """A stretch that took longer than this share of the window's time is a regime of its own and no burst."""
 MOST_BURSTS = 3
 MOST_STRETCHES = 8
-"""Of which it is asked whether they are each other's like."""
+NEARLY = 0.5
+"""Stretches that are this strange at least, of what is asked of a burst, are told to which others they are alike."""
 CLEARLY = 1.5
 """Times what the median tells of how far stretches differ: beyond that some of them differ much, not all of them."""
 
@@ -82,9 +83,9 @@ def beyond_the_usual(strangeness: Tensor, sequence: Tensor) -> Tensor:
 
 def stretches(
     strangeness: Tensor, took: Tensor, expected: float, certainty: float, spread: Callable[[Tensor], float]
-) -> list[Tensor]:
-    """Normal scores [n] in time order, and the time that each row took [n] -> the rows of each stretch that is too
-    strange for chance, the strangest first.
+) -> list[tuple[Tensor, bool]]:
+    """Normal scores [n] in time order, and the time that each row took [n] -> the rows of each stretch that is strange,
+    the strangest first, and whether it is too strange for chance.
 
     Single anomalies may look no stranger than many inliers do, but many in a row are improbable: a burst is the
     stretch with the largest sum of strangeness, less what half is `expected` of each of its rows (the cumulative sum
@@ -94,29 +95,33 @@ def stretches(
     n = strangeness.shape[0]
     found = []
     needed = (math.log(n) + certainty) / (2.0 * expected)
-    steps = strangeness - expected
+    steps, certain = strangeness - expected, True
     for _ in range(MOST_STRETCHES):
         start, end, gain = largest_sum(steps)
         steps[start:end] = -torch.inf
-        if gain < needed * correlation_length(strangeness, steps.isfinite(), spread):
+        limit = needed * correlation_length(strangeness, steps.isfinite(), spread)
+        certain = certain and gain >= limit
+        if gain < NEARLY * limit:
             break
         if took[start:end].sum() <= LONGEST * took.sum():
-            found.append(torch.arange(start, end, device=strangeness.device))
+            found.append((torch.arange(start, end, device=strangeness.device), certain))
     return found
 
 
-def single(stretches: list[Tensor], position: Tensor, generator: torch.Generator) -> list[Tensor]:
-    """Those of the stretches of rows [n, s] that do not come again: of the others fewer than `MOST_BURSTS` are their
-    like, which two are if the rows of each are nearer to the other's than to as many of no stretch."""
+def single(stretches: list[tuple[Tensor, bool]], position: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """Those of the stretches of rows [n, s] that are certain and do not come again: of the others fewer than
+    `MOST_BURSTS` are their like, which two are if the rows of each are nearer to the other's than to as many of no
+    stretch."""
     if len(stretches) <= MOST_BURSTS:
-        return stretches
+        return [rows for rows, certain in stretches if certain]
     ordinary = torch.ones(len(position), dtype=torch.bool, device=position.device)
-    ordinary[torch.cat(stretches)] = False
+    ordinary[torch.cat([rows for rows, _ in stretches])] = False
     others = some_of(position[ordinary], generator)
-    samples = [some_of(position[rows], generator) for rows in stretches]
+    samples = [some_of(position[rows], generator) for rows, _ in stretches]
     nearer = torch.tensor([[away(own, one) < away(own, others[: len(one)]) for one in samples] for own in samples])
     alike = (nearer & nearer.T).sum(dim=1) - 1  # each is its own like
-    return [rows for rows, like in zip(stretches, alike.tolist(), strict=True) if like < MOST_BURSTS]
+    again = (alike >= MOST_BURSTS).tolist()
+    return [rows for (rows, certain), comes in zip(stretches, again, strict=True) if certain and not comes]
 
 
 def away(rows: Tensor, others: Tensor) -> float:

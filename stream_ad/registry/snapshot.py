@@ -23,10 +23,10 @@ Arrays = dict[str, NDArray[np.generic]]
 WEIGHTS_FILE = "weights.safetensors"
 WINDOW_FILE = "window.safetensors"
 MODEL_FILE = "model.json"
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 """Goes up with each change of what a stored model holds, the names and shapes of its weights among it."""
-READABLE = (6, FORMAT_VERSION)
-"""Models of 6 know nothing of keys."""
+READABLE = (6, 7, FORMAT_VERSION)
+"""Models of 6 know nothing of keys, and neither they nor those of 7 of kinds of operation."""
 NEEDED = frozenset(("created_at", "schema_fingerprint", "features", "description", "report", "verdict", "sha256"))
 
 
