@@ -203,7 +203,7 @@ def test_faults_that_differ_among_themselves_stay_out_however_long_they_last(
     assert len(told) == 1
 
 
-@pytest.mark.parametrize("spell", [60, 150, 390])
+@pytest.mark.parametrize("spell", [30, 60, 150, 390])
 def test_what_comes_for_a_while_again_and_again_is_learned_once_all_its_spells_last_long(
     pump: Pump, spell: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -223,7 +223,7 @@ def test_what_comes_for_a_while_again_and_again_is_learned_once_all_its_spells_l
 def test_spells_that_are_short_or_unlike_each_other_stay_out_however_many(pump: Pump) -> None:
     loop = running(pump)
     for i in range(12):
-        loop.feed(np.concatenate([pump.rows(LASTING // 8 - 2, 10.0), pump.rows(500)]))
+        loop.feed(np.concatenate([pump.rows(LASTING // 16 - 2, 10.0), pump.rows(500)]))
         loop.feed(np.concatenate([pump.rows(150, 20.0 * (i + 1)), pump.rows(500)]))
         loop.feed(np.concatenate([pump.faults(150), pump.rows(500)]))
     assert loop.trainings == []

@@ -16,7 +16,7 @@ Bool = NDArray[np.bool_]
 RECOVERY = 0.5
 """What an unflagged row takes from the evidence, to which a flagged one adds 1: where fewer than a third of the rows
 are flagged, evidence cannot gather."""
-SPELL = 0.125
+SPELL = 0.0625
 """Share of the evidence that makes a change: with less of it at its height a time is no spell, and left to itself."""
 
 

@@ -56,8 +56,8 @@ class RegimeWatch:
     have their like at other times, as near as inliers have theirs; faults of many kinds and a value that runs away do
     not. Evidence gathers over all rows and over those of each key: one machine of many may change alone.
 
-    What comes for a while again and again lasts, too: of five spells or more, each with an eighth of the evidence at
-    its height, whose rows have their like in each of the others, the heights count together.
+    What comes for a while again and again lasts, too: of five spells or more, each with a sixteenth of the evidence
+    at its height, whose rows have their like in each of the others, the heights count together.
 
     The rows let in take their places in the window. If all has changed, four times as many of earlier ones stay, evenly
     spread over their time, so that the next model knows both.
