@@ -103,6 +103,7 @@ def train(config: Config, progress: ProgressReport) -> Trained:
                 "seconds": time.time() - started,
                 "strange_keys": len(detector.mondrian),
                 "spared_rows": detector.spared,
+                "rare_share": detector.rare_share,
                 "notes": notes,
             },
             verdict={"accepted": True, "reasons": []},

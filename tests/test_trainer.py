@@ -114,6 +114,7 @@ def test_a_machine_unlike_the_others_is_known_to_the_model_that_goes_live(tmp_pa
     assert snapshot.report["strange_keys"] == len(snapshot.weights["mondrian.sequence"])
     assert snapshot.report["spared_rows"] == 0
     detector = Detector.restore(snapshot.description, snapshot.weights, "cpu")
+    assert snapshot.report["rare_share"] == detector.rare_share
     fresh = np.random.default_rng(1).normal(size=(2000, 3)) + ODD
     flagged = detector.score(fresh) >= 1.0
     assert flagged.mean() > 2.0 * (detector.score(fresh, np.full(2000, 1007)) >= 1.0).mean()

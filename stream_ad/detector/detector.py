@@ -221,6 +221,13 @@ class Detector:
         """[d] features that count as missing, since next to no values of them were learned."""
         return self._fitted().standardise.unknown.cpu().numpy()
 
+    @property
+    def rare_share(self) -> float:
+        """Share of the prototypes that are of a rare kind of operation, which is about that of the rows: see
+        `stream_ad.detector.kinds`."""
+        codebook = self._fitted().codebook
+        return float((codebook.usual[: codebook.count] > 0.0).double().mean())
+
     def description(self) -> dict[str, Any]:
         """What `restore` needs beside the tensors, as JSON-able data."""
         module = self._fitted()

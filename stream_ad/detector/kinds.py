@@ -18,7 +18,7 @@ PARTS = 8
 TIMES, HERE = 4, 0.05
 """It comes in so many parts, each with this share of its rows: what comes less often may be a fault."""
 MOST_ROWS = 0.5
-"""Share of the rows that are of such kinds, together: beyond that there are no others to hold them against."""
+"""Share of the rows that are of such kinds, together, at most: they are held against the others."""
 NEAR_THRESHOLD = 0.9
 """The quantile of raw scores by which kinds are compared: where alerts begin, but with enough rows to tell."""
 
