@@ -55,6 +55,12 @@ def test_what_comes_once_or_twice_may_be_a_fault() -> None:
     assert not usual(*spells(times=2)).any()
 
 
+def test_what_has_come_to_stay_is_no_kind_of_its_own() -> None:
+    late = np.arange(4000) >= 2200
+    raw = np.random.default_rng(1).normal(size=4000) + 20.0 * late
+    assert not usual(late, raw).any()
+
+
 def test_rare_rows_that_do_not_follow_each_other_are_just_rare() -> None:
     order = np.random.default_rng(0).permutation(4000)
     assert not usual(*(column[order] for column in spells())).any()

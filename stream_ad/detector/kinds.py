@@ -11,8 +11,8 @@ CELLS = 16
 ROWS_OF_CELL = 60
 FEWEST_ROWS = 8
 STEPS = 20
-STRANGE = 0.05
-"""Half of the rows of such a kind are stranger than all but this share of the others."""
+MOST, STRANGE = 0.75, 0.05
+"""So many of the rows of such a kind are stranger than all but this share of the others."""
 PARTS = 8
 """Of the window's time."""
 TIMES, HERE = 4, 0.05
@@ -34,15 +34,16 @@ def usual_by_kind(
 
     Of what a plant does a twentieth of the time little was learned. Next to it all else looks ordinary, so the
     threshold for all would stand where its rows are, and they would have all the alerts. What is strange as a whole and
-    comes again and again, for a while each time, is taken for such a kind. In a table, where the next row is any row,
-    there is none, and single strange rows of any kind stay as strange as they are.
+    comes again and again, for a while each time, is taken for such a kind. What has come to stay is none, or a slow
+    drift would make itself normal. In a table, where the next row is any row, there is none either, and single strange
+    rows of any kind stay as strange as they are.
     """
     count = max(1, min(CELLS, len(prototypes), len(raw) // ROWS_OF_CELL))
     cell = into_cells(prototypes, count, draws)
     here, of_time = cell[nearest], cell[of_window]
     rare = strange_cells(here, raw, comes_again(of_time, count))
     usual = torch.zeros(count, dtype=raw.dtype, device=raw.device)
-    if lasts(rare[of_time], sequence):
+    if lasts(rare[of_time], sequence) and comes_among_others(rare[of_time]):
         others = torch.quantile(raw[~rare[here]], NEAR_THRESHOLD)
         for one in torch.nonzero(rare).flatten().tolist():
             usual[one] = torch.quantile(raw[here == one], NEAR_THRESHOLD) - others
@@ -55,22 +56,33 @@ def strange_cells(cell: Tensor, raw: Tensor, candidate: Tensor) -> Tensor:
     strange, chosen = torch.zeros_like(candidate), torch.zeros_like(candidate)
     rows = torch.bincount(cell, minlength=len(candidate))
     candidates = torch.nonzero(candidate & (rows >= FEWEST_ROWS)).flatten().tolist()
-    median = {one: float(raw[cell == one].median()) for one in candidates}
-    for one in sorted(candidates, key=median.__getitem__, reverse=True):
+    exceeded = {one: float(torch.quantile(raw[cell == one], 1.0 - MOST)) for one in candidates}
+    for one in sorted(candidates, key=exceeded.__getitem__, reverse=True):
         chosen[one] = True
         others = raw[~chosen[cell]]
         if len(others) < (1.0 - MOST_ROWS) * len(raw):
             break
-        if (others > median[one]).sum() <= STRANGE * len(others):
+        if (others > exceeded[one]).sum() <= STRANGE * len(others):
             strange = chosen.clone()
     return strange
 
 
 def comes_again(cell: Tensor, count: int) -> Tensor:
     """Which of `count` cells have rows in several parts of the time, by the `cell` of each row [n] in its order."""
-    part = torch.arange(len(cell), device=cell.device) * PARTS // len(cell)
-    rows = torch.bincount(cell * PARTS + part, minlength=count * PARTS).reshape(count, PARTS)
+    rows = torch.bincount(cell * PARTS + part_of(cell), minlength=count * PARTS).reshape(count, PARTS)
     return (rows > HERE * rows.sum(dim=1, keepdim=True)).sum(dim=1) >= TIMES
+
+
+def comes_among_others(marked: Tensor) -> bool:
+    """Whether of rows in the order of time most that are `marked` [n] are in parts of it in which most are not."""
+    part = part_of(marked)
+    rows, inside = torch.bincount(part, minlength=PARTS), torch.bincount(part[marked], minlength=PARTS)
+    return bool(2 * inside[2 * inside <= rows].sum() >= inside.sum())
+
+
+def part_of(rows: Tensor) -> Tensor:
+    """The part of the time, from 0 to `PARTS` - 1, of each of the rows [n, ...] in its order [n]."""
+    return torch.arange(len(rows), device=rows.device) * PARTS // len(rows)
 
 
 def into_cells(points: Tensor, count: int, draws: Draws) -> Tensor:
