@@ -126,3 +126,12 @@ def test_a_detector_that_was_kept_still_knows_what_is_usual() -> None:
     assert again.rare_share == detector.rare_share
     x = two_products(1200, 1)[0]
     np.testing.assert_allclose(again.score(x), detector.score(x), rtol=1e-5)
+
+
+def test_a_model_of_before_knows_no_kinds() -> None:
+    detector = Detector(0.01, "cpu", recipe=BRIEF).fit(two_products(2000, 0)[0])
+    tensors = {name: tensor for name, tensor in detector.tensors().items() if name != "codebook.usual"}
+    again = Detector.restore(detector.description(), tensors, "cpu")
+    assert again.rare_share == 0.0
+    x = two_products(600, 1)[0]
+    np.testing.assert_allclose(again.score(x), detector.score(x), rtol=1e-5)
