@@ -14,10 +14,10 @@ Ten sensors follow three loads that wander within some ten rows. Besides, the pl
 - makes another product in 300 of every 6,000 rows, at other levels and with other relations of its sensors (`product`).
 
 None of that is a fault. Every 2,000 rows, while it runs and makes its usual product, a sensor of it is off by 3 spreads
-for 5 to 20 rows, which is. All goes through the learning loop, with the defaults but for the
-length of training: the first model after 2,000 rows, a window of 20,000, a training at least every 50,000. Times the
-budget is the share of sound rows that were flagged over the budget, found the share of faulty rows that were, both in
-each quarter of the stream, while it runs.
+for 5 to 20 rows, which is. All goes through the learning loop, with the defaults but for the length of training: the
+first model after 2,000 rows, a window of 20,000, a training at least every 50,000. Times the budget is the share of
+sound rows that were flagged over the budget, found the share of faulty rows that were, both in each quarter of the
+stream, while it runs.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class CodeBook(nn.Module):
         self._place(prototypes)
         if points.shape[0] > 8 * self.count:
             for _ in range(6):
-                prototypes = self._centroids(points, prototypes)
+                prototypes = centroids(points, self.nearest_number(points), prototypes)
                 self._place(prototypes)
         numbers = torch.arange(self.count, device=points.device)
         spacing = []
@@ -69,13 +69,6 @@ class CodeBook(nn.Module):
         self.table[-1] = NOWHERE
         rows = torch.cat([prototypes, -0.5 * prototypes.pow(2).sum(dim=1, keepdim=True)], dim=1)
         self.table[:, : self.count] = rows.T
-
-    def _centroids(self, points: Tensor, prototypes: Tensor) -> Tensor:
-        """A step of Lloyd's: the mean of the points [n, s] that are nearest to each prototype [k, s]."""
-        closest = self.nearest_number(points)
-        total = torch.zeros_like(prototypes).index_add_(0, closest, points)
-        members = torch.bincount(closest, minlength=self.count)[:, None]
-        return torch.where(members > 0, total / members.clamp(min=1), prototypes)
 
     def prototypes(self) -> Tensor:
         """All of them [k, s]."""
@@ -125,6 +118,14 @@ class CodeBook(nn.Module):
         number = place * self.lanes + lane
         around = self.spacing[number].mean(dim=1, keepdim=True)
         return torch.cat([around, self.usual[number[:, :1]], closest, in_group], dim=1)
+
+
+def centroids(points: Tensor, closest: Tensor, centres: Tensor) -> Tensor:
+    """A step of Lloyd's: the mean of the points [n, s] of which each of the centres [k, s] is the `closest` [n], or
+    itself if it is that of none."""
+    total = torch.zeros_like(centres).index_add_(0, closest, points)
+    members = torch.bincount(closest, minlength=centres.shape[0])[:, None]
+    return torch.where(members > 0, total / members.clamp(min=1), centres)
 
 
 def distance(points: Tensor, closeness: Tensor) -> Tensor:

@@ -228,6 +228,10 @@ class Detector:
         codebook = self._fitted().codebook
         return float((codebook.usual[: codebook.count] > 0.0).double().mean())
 
+    def report(self) -> dict[str, float]:
+        """What the training report tells of the rows that are treated in a way of their own."""
+        return {"strange_keys": len(self.mondrian), "spared_rows": self.spared, "rare_share": self.rare_share}
+
     def description(self) -> dict[str, Any]:
         """What `restore` needs beside the tensors, as JSON-able data."""
         module = self._fitted()

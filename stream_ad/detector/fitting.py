@@ -180,9 +180,8 @@ def fit_and_hold_out(
         # Features that came so late that only rows which do not know them are left to calibrate by.
         x = torch.where(unknown, torch.nan, x)
         detector, outliers = fit_stages(x, anomalies, recipe, draws, part_of(progress, count, count + 1))
+        trained_on = measure(detector, torch.cat([of_fold[0] for of_fold in held]))
     rows, statistics, compared, is_flagged, sequence = (torch.cat(each) for each in zip(*held, strict=True))
-    if x.shape[0] < recipe.cross_fit_below:
-        trained_on = measure(detector, rows)
     of_anomalies = measure(detector, anomalies)[0] if anomalies.shape[0] else statistics[:0]
     return Stages(detector, rows, outliers, statistics, compared, is_flagged, sequence, of_anomalies, trained_on)
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from stream_ad.detector.codebook import centroids
 from stream_ad.detector.draws import Draws
 from stream_ad.detector.resting import lasts
 
@@ -95,8 +96,6 @@ def into_cells(points: Tensor, count: int, draws: Draws) -> Tensor:
         centre = torch.cat([centre, points[drawn.clamp(max=len(points) - 1)]])
     cell = torch.cdist(points, centre).argmin(dim=1)
     for _ in range(STEPS):
-        total = torch.zeros_like(centre).index_add_(0, cell, points)
-        members = torch.bincount(cell, minlength=count)[:, None]
-        centre = torch.where(members > 0, total / members.clamp(min=1), centre)
+        centre = centroids(points, cell, centre)
         cell = torch.cdist(points, centre).argmin(dim=1)
     return cell

@@ -63,10 +63,6 @@ class Rest:
         """Which of the rows x [n, d] are at rest in all columns [n]; missing values do not count."""
         return (torch.isnan(x) | within(x, self.low, self.high)).all(dim=1)
 
-    def lasts(self, x: Tensor, sequence: Tensor) -> bool:
-        """Whether of rows x [n, d], in the order of time, those at rest follow on each other in their sequence [n]."""
-        return lasts(self.holds(x), sequence)
-
 
 def thin_rest(x: Tensor, sequence: Tensor) -> Tensor:
     """Rows x [n, d] in time order, NaN for missing, and the sequence of each [n], such as that of a record key -> how
@@ -78,9 +74,11 @@ def thin_rest(x: Tensor, sequence: Tensor) -> Tensor:
     """
     stands_for = torch.ones(len(x), dtype=torch.float64, device=x.device)
     rest = Rest.found_in(x)
-    if rest is None or not rest.lasts(x, sequence):
+    if rest is None:
         return stands_for
     rests = rest.holds(x)
+    if not lasts(rests, sequence):
+        return stands_for
     resting = int(rests.sum())
     wanted = max(LEAST_ROWS, int(SHARE / (1.0 - SHARE) * (len(x) - resting)))
     if wanted >= resting:

@@ -120,11 +120,7 @@ def run(folder: Path) -> Result:
         description=detector.description(),
         schema_fingerprint=job.fingerprint,
         features=job.features,
-        report=told
-        | {"recurring_rows": training.recurring, "strange_keys": len(detector.mondrian)}
-        | {"spared_rows": detector.spared, "rare_share": detector.rare_share}
-        | figures(verdict)
-        | asdict(moved),
+        report=told | {"recurring_rows": training.recurring} | detector.report() | figures(verdict) | asdict(moved),
         verdict={"accepted": verdict.accepted, "reasons": verdict.reasons, "refused_by": list(verdict.refusals)},
         created_at=time.time(),
         window=arrays,

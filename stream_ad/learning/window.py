@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from stream_ad.detector import Detector
-from stream_ad.detector.resting import Rest
+from stream_ad.detector.resting import Rest, lasts
 from stream_ad.learning.fading import FadingRows, Rows
 from stream_ad.learning.truncation import FAR, inlier_probability, suspects
 
@@ -166,7 +166,7 @@ class InlierWindow:
         if self.young:
             return
         rest = Rest.found_in(torch.from_numpy(np.concatenate([self.inliers.sample(REST_ROWS), latest])))
-        if rest is not None and rest.lasts(torch.from_numpy(latest), torch.from_numpy(of_latest)):
+        if rest is not None and lasts(rest.holds(torch.from_numpy(latest)), torch.from_numpy(of_latest)):
             if self._rest is None:
                 log.info("many rows hardly differ, as of a plant at rest: few are kept, so that the others do not fade")
             self._rest = rest
