@@ -135,11 +135,11 @@ class TestBlocksThatAreHeldOut:
         held_out = gate.hold_out(self.training(10_000))[1]
         first, last = int(held_out.position[0]), int(held_out.position[99])
         tried = held_out.outside([(first, last, 0)])
-        assert len(tried) == 400
-        assert tried.min() > last
-        assert len(held_out.outside([(first, last, 1)])) == 500, "that was another sequence's"
+        assert len(tried.rows) == len(tried.sequence) == 400
+        assert tried.rows.min() > last
+        assert len(held_out.outside([(first, last, 1)]).rows) == 500, "that was another sequence's"
         everything = [(0, 10_000, 0)]
-        assert len(held_out.outside(everything)) == 500, "with nothing else it is tried on what there is"
+        assert len(held_out.outside(everything).rows) == 500, "with nothing else it is tried on what there is"
 
 
 class TestSyntheticOutliers:

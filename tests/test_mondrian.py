@@ -6,6 +6,7 @@ import pytest
 from stream_ad.detector import Detector
 from stream_ad.detector.mondrian import MondrianCalibration
 from stream_ad.detector.recipe import Recipe
+from stream_ad.learning import gate
 
 ODD, QUIET, HEAVY, PLAIN = 7, 11, 13, 17
 SHORT = Recipe(autoencoder_steps=200, rarity_steps=100, vae_steps=100, classifier_steps=100)
@@ -122,6 +123,16 @@ def test_a_machine_unlike_the_others_does_not_get_most_of_the_alerts(detector: D
     broken = rows[odd][:50].copy()
     broken[:, 3] += 8.0
     assert (detector.score(broken, np.zeros(50, np.int64)) >= 1.0).mean() > 0.9
+
+
+def test_the_gate_flags_rows_of_a_key_as_the_stream_does(detector: Detector) -> None:
+    """The latest rows of the window may all be of the machine that is unlike the others."""
+    rows, key = fleet(40_000, 1)
+    rows, key, learned = rows[key == 0], key[key == 0], fleet(4000, 0)[0]
+    assert "alert_rate" in gate.judge(detector, rows, learned, detector).refusals
+    verdict = gate.judge(detector, rows, learned, detector, sequence=key)
+    assert verdict.alert_rate == (detector.score(rows, key) >= 1.0).mean()
+    assert "alert_rate" not in verdict.refusals
 
 
 def test_score_and_p_value_of_a_key_say_the_same_under_any_budget(detector: Detector) -> None:

@@ -65,11 +65,11 @@ class Held:
     position: Int64
     sequence: Int64
 
-    def outside(self, stretches: Sequence[Stretch]) -> Float64:
-        """Those [k, d] that lie in none of the stretches: a burst that the model was spared is nothing to try it on,
-        unless there is nothing else."""
+    def outside(self, stretches: Sequence[Stretch]) -> Held:
+        """Those that lie in none of the stretches: a burst that the model was spared is nothing to try it on, unless
+        there is nothing else."""
         inside = within(self.position, self.sequence, stretches)
-        return self.rows if inside.all() else self.rows[~inside]
+        return self if inside.all() else Held(self.rows[~inside], self.position[~inside], self.sequence[~inside])
 
 
 def hold_out(training: TrainingRows) -> tuple[TrainingRows, Held]:
@@ -107,13 +107,15 @@ def judge(
     learned: Float64,
     live: Detector | None = None,
     *,
+    sequence: Int64 | None = None,
     unseen: bool = True,
     screened: bool = True,
 ) -> Verdict:
     """Try a new model on recent inliers `rows` [n, d], beside the one that is `live` if there is one; from the rows
-    that it has `learned` [m, d] come values for synthetic outliers. `unseen` tells whether the rows are no part of what
-    was learned: outliers made of rows that were may look ordinary to a sound model. `screened` tells whether a model
-    took these rows for inliers, unlike those of a new operating point.
+    that it has `learned` [m, d] come values for synthetic outliers. With their `sequence` [n] rows are flagged as on
+    the stream, where keys unlike the others are judged by their own rows, too. `unseen` tells whether the rows are no
+    part of what was learned: outliers made of rows that were may look ordinary to a sound model. `screened` tells
+    whether a model took these rows for inliers, unlike those of a new operating point.
 
     Refused (in brackets the name of the check): weights or scores that are not finite (finite), one and the same
     score for rows that differ (constant), a threshold that flags too many inliers or hardly any outlier (alert_rate),
@@ -122,7 +124,8 @@ def judge(
     sound model may get wrong: they are for models that are broken.
     """
     score = detector.score(rows)
-    verdict = Verdict(alert_rate=float((score >= 1.0).mean()))
+    flagged: Bool = detector.score(rows, sequence) >= 1.0
+    verdict = Verdict(alert_rate=float(flagged.mean()))
     strange, broken = int((~np.isfinite(score)).sum()), weights_not_finite(detector)
     if strange or broken:
         what = f"the weights {', '.join(broken)} are" if broken else f"{strange} of {len(score)} scores are"
@@ -133,7 +136,7 @@ def judge(
     if len(distinct_rows(rows)) > 1 and is_constant(detector, rows, score):
         verdict.refusals["constant"] = f"every row gets the same score, {score[0]:.3g}, however much rows differ"
         return verdict
-    _check_alert_rate(verdict, detector.false_alarm_rate, score, live is not None and screened)
+    _check_alert_rate(verdict, detector.false_alarm_rate, flagged, live is not None and screened)
     outliers = synthetic_outliers(rows, learned)
     if len(outliers):
         found = detector.judge(outliers)
@@ -149,8 +152,8 @@ def judge(
     return verdict
 
 
-def _check_alert_rate(verdict: Verdict, alpha: float, score: Float64, screened: bool) -> None:
-    n, alerts = len(score), int((score >= 1.0).sum())
+def _check_alert_rate(verdict: Verdict, alpha: float, flagged: Bool, screened: bool) -> None:
+    n, alerts = len(flagged), int(flagged.sum())
     most = most_alerts(n, alpha) + (0 if screened else int(REAL_ANOMALIES * n))
     if alerts > most:
         verdict.refusals["alert_rate"] = (

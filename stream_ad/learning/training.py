@@ -55,7 +55,8 @@ def train(
     learned.teach(detector, features=features, past=past, anomalies=anomalies, changed=changed, progress=progress)
     left_out = learned.left_out(detector)
     unseen = len(learned.rows) < len(training.rows)
+    tried = held_out.outside(left_out)
     verdict = gate.judge(
-        detector, held_out.outside(left_out), learned.rows, live(), unseen=unseen, screened=not changed
+        detector, tried.rows, learned.rows, live(), sequence=tried.sequence, unseen=unseen, screened=not changed
     )
     return Training(training.rows, recurring, left_out, verdict)
