@@ -22,13 +22,14 @@ ACML 2012): what lies in the middle 99 % of that is within the sampling error. R
 them, so for plants it is too narrow.
 
 A training of full length takes 13 seconds. `--recipe brisk`, the default, trains all parts of the detector for a
-fifth of the steps; what is measured here is calibration, and a blunter detector has to be calibrated as well.
+fifth of the steps; what is measured here is calibration, and a blunter detector has to be calibrated as well. With
+`--json` outcomes are written as soon as a stream is through, plant by plant, so that a run that is broken off was not
+for nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ from scipy.stats import betabinom
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.protocols import inliers_and_anomalies
-from benchmarks.results import markdown
+from benchmarks.results import markdown, write_json
 from benchmarks.running import start
 from stream_ad.detector import Detector, Recipe
 from stream_ad.learning import AdaptiveLevel, gate
@@ -224,7 +225,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--retrains", type=int, default=40, metavar="N", help="trainings after the first (default: 40)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where all outcomes go, as a list of objects")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where outcomes go, as a list of objects")
     parser.add_argument("--alphas", type=float, nargs="+", default=[0.01, 0.001], metavar="ALPHA", help="budgets")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.01, 0.03], metavar="SHARE")
     parser.add_argument("--plants", type=int, default=10, metavar="N", help="simulated plants (default: 10)")
@@ -250,9 +251,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     executor = start(options.jobs, 1)
     work = [
         (f"plant-{i}" if file is None else file.stem, file, alpha, share)
+        for i, file in enumerate(options.files)
         for alpha in options.alphas
         for share in options.shares
-        for i, file in enumerate(options.files)
     ]
     rest = (options.retrains, options.window, options.every, RECIPES[options.recipe])
     outcomes: list[Outcome] = []
@@ -269,11 +270,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                     console.print(f"{name}: {type(error).__name__}: {error}", style="red", markup=False)
                     continue
                 outcomes += future.result()
+                outcomes.sort(key=lambda one: (one.stream, one.alpha, one.anomaly_share, one.after_retrains))
+                if options.json is not None:
+                    write_json(options.json, [asdict(one) for one in outcomes])
         finally:
             executor.shutdown(cancel_futures=True)
-    outcomes.sort(key=lambda one: (one.stream, one.alpha, one.anomaly_share, one.after_retrains))
-    if options.json is not None:
-        options.json.write_text(json.dumps([asdict(one) for one in outcomes], indent=1) + "\n")
     if outcomes:
         print(table(outcomes))
     return 1 if failed else 0

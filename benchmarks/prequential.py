@@ -28,7 +28,6 @@ code is 1. Needs the benchmarks' packages: pip install -c constraints.txt -e '.[
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 import warnings
@@ -50,7 +49,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.loop import Schedule
 from benchmarks.metrics import auroc, average_precision
 from benchmarks.online import METHODS, Method, make
-from benchmarks.results import Result, Results, markdown
+from benchmarks.results import Result, Results, markdown, write_json
 from benchmarks.running import Work, run
 from benchmarks.streams import Source, Stream, files_in, tables_in
 from benchmarks.worlds import WORLDS
@@ -93,8 +92,6 @@ class Written(Results):
     def __init__(self, json_file: Path | None, out: Path | None, settings: dict[str, Any]) -> None:
         super().__init__(out, FIGURES, settings)
         self._json_file = json_file
-        if json_file is not None:
-            json_file.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, result: Result) -> None:
         super().add(result)
@@ -102,9 +99,7 @@ class Written(Results):
 
     def write(self) -> None:
         if self._json_file is not None:
-            partial_file = self._json_file.with_name(self._json_file.name + ".part")
-            partial_file.write_text(json.dumps(as_objects(self.rows), indent=1) + "\n")
-            partial_file.replace(self._json_file)
+            write_json(self._json_file, as_objects(self.rows))
 
 
 def as_objects(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -17,6 +17,14 @@ class OtherResults(ValueError):
     """The file holds results that must not be mixed with those of this run."""
 
 
+def write_json(path: Path, content: object) -> None:
+    """Write a file anew, so that there is a whole one at any time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_file = path.with_name(path.name + ".part")
+    partial_file.write_text(json.dumps(content, indent=1) + "\n")
+    partial_file.replace(path)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """The figures of one method on one data set with one seed."""
