@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from stream_ad.detector import Detector
-from stream_ad.detector.resting import Rest, lasts
 from stream_ad.learning.fading import FadingRows, Rows
+from stream_ad.learning.rest_watch import RestWatch
 from stream_ad.learning.truncation import FAR, inlier_probability, suspects
-
-log = logging.getLogger("stream_ad.learning")
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -29,10 +25,6 @@ QUARANTINE_SHARE = 0.2
 next calibration needs, must still be there."""
 LOOKS = 32
 """Into so many parts of its capacity: two of them have not begun to fade."""
-REST_LOOKS = 8
-"""Times that it is looked where the stream rests, while as many rows come as the window holds."""
-REST_ROWS = 256
-"""Rows of the window, and as many of the latest part of its capacity, that show where the stream rests."""
 
 
 @dataclass(slots=True)
@@ -123,10 +115,7 @@ class InlierWindow:
         # So many rows were looked at last; before the first there were none with a score.
         self._fresh_score: Float64 = np.full(self._look, np.nan)
         self._fresh_sequence: Int64 = np.zeros(self._look, np.int64)
-        self._rest: Rest | None = None
-        self._latest: list[tuple[Float64, Int64]] = []
-        """Some of the rows since it was looked where the stream rests, and their sequences."""
-        self._latest_from = 0
+        self._resting = RestWatch(capacity)
 
     def __len__(self) -> int:
         return len(self.inliers)
@@ -143,7 +132,7 @@ class InlierWindow:
         self.seen += len(score)
         sequence = np.zeros_like(position) if sequence is None else sequence
         none = np.zeros(len(score), dtype=bool)
-        rows = Rows(values, position, position, score, sequence, none, self._at_rest(values))
+        rows = Rows(values, position, position, score, sequence, none, self._resting.holds(values))
         flagged = score >= 1.0
         self.inliers.add(rows[~flagged])
         self.quarantine.add(rows[flagged])
@@ -151,34 +140,8 @@ class InlierWindow:
         self._fresh_sequence = np.append(self._fresh_sequence, sequence)
         if len(self._fresh_score) >= 2 * self._look:
             self._mark_suspects()
-        self._watch_rest(values, position, sequence)
-
-    def _watch_rest(self, values: Float64, position: Int64, sequence: Int64) -> None:
-        """Now and then look where the stream rests: by what the window has of all of it, and by the latest rows, since
-        of those at rest it has but few. Until it is full nothing fades."""
-        look = max(1, self.inliers.capacity // REST_LOOKS)
-        some = position % max(1, look // REST_ROWS) == 0
-        self._latest.append((values[some], sequence[some]))
-        if self.seen - self._latest_from < look:
-            return
-        latest, of_latest = (np.concatenate(column) for column in zip(*self._latest, strict=True))
-        self._latest, self._latest_from = [], self.seen
-        if self.young:
-            return
-        rest = Rest.found_in(torch.from_numpy(np.concatenate([self.inliers.sample(REST_ROWS), latest])))
-        if rest is not None and lasts(rest.holds(torch.from_numpy(latest)), torch.from_numpy(of_latest)):
-            if self._rest is None:
-                log.info("many rows hardly differ, as of a plant at rest: few are kept, so that the others do not fade")
-            self._rest = rest
-            self.inliers.rest(self._at_rest, self.seen)
-        elif self._at_rest(latest).any():
-            self._rest = None  # what it was is not rest any more; while nothing rests it may come again
-
-    def _at_rest(self, values: Float64) -> Bool:
-        """Which of the rows [n, d] are at rest."""
-        if self._rest is None:
-            return np.zeros(len(values), dtype=bool)
-        return self._rest.holds(torch.from_numpy(np.ascontiguousarray(values))).numpy()
+        if self._resting.observe(values, sequence, self.seen, None if self.young else self.inliers.sample):
+            self.inliers.rest(self._resting.holds, self.seen)
 
     def _mark_suspects(self) -> None:
         """Look at the latest rows while all of their neighbours are there: so that each has those after it, too, all
@@ -241,7 +204,7 @@ class InlierWindow:
         alone = np.full(len(position), -1)
         score = np.full(len(position), np.nan)
         none = np.zeros(len(position), dtype=bool)
-        told = Rows(values, position, position, score, alone, none, self._at_rest(values))
+        told = Rows(values, position, position, score, alone, none, self._resting.holds(values))
         self._insert(told[normal & ~inside])
 
     def drop(self, stretches: Sequence[Stretch]) -> None:
@@ -320,7 +283,8 @@ class InlierWindow:
         alpha = self.alpha
         # Windows that were kept by earlier versions lack their own budget and some of the columns.
         self.alpha = float(arrays.get("false_alarm_rate", np.array([alpha]))[0])
-        self.seen = self._latest_from = int(arrays["seen"][0])
+        self.seen = int(arrays["seen"][0])
+        self._resting.begin(self.seen)
         for name, ring in (("inliers", self.inliers), ("quarantine", self.quarantine)):
             position = arrays[f"{name}.position"].astype(np.int64)
             ring.add(
