@@ -62,6 +62,10 @@ def stop_with(message: str, code: int = 2) -> NoReturn:
     raise typer.Exit(code)
 
 
+def warn(message: str) -> None:
+    err.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 def read_config(path: Path, overrides: list[str] | None) -> Config:
     """Load the configuration or end with exit code 2 and a list of what is wrong."""
     return watched_config(path, overrides).config
@@ -86,7 +90,7 @@ def teaching_errors() -> Iterator[None]:
 
     try:
         yield
-    except (TransportError, RegistryError, TrainingError) as error:
+    except (TransportError, RegistryError, TrainingError, OSError) as error:
         stop_with(str(error))
 
 
@@ -160,13 +164,14 @@ def lint(
     from stream_ad.config import warnings
 
     for warning in warnings(settings):
-        err.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn(warning)
     if connect:
         with teaching_errors():
             try_connections(settings)
         out.print("brokers, topics and registry answer", style="green")
-    out.print(f"{config} is good: {len(settings.schema_.features)} features", style="green", highlight=False)
-    out.print(f"next: stream-ad run -c {config}", highlight=False)
+    good = f"{config} is good: {len(settings.schema_.features)} features"
+    out.print(good, style="green", highlight=False, markup=False)
+    out.print(f"next: stream-ad run -c {config}", highlight=False, markup=False)
 
 
 @app.command()
@@ -243,32 +248,49 @@ InputFile = Annotated[
     Path | None,
     typer.Option("--input", "-i", help="A .csv, .jsonl or .parquet file to read in place of the configured source."),
 ]
-Delimiter = Annotated[str, typer.Option(help="CSV: what stands between two columns.")]
-DecimalComma = Annotated[bool, typer.Option("--decimal-comma", help="CSV: numbers are written 28,7.")]
-HeaderLine = Annotated[int, typer.Option(min=1, help="CSV: number of the line with the column names.")]
-SkipAfterHeader = Annotated[int, typer.Option(min=0, help="CSV: lines below the header that are no data.")]
+Delimiter = Annotated[str | None, typer.Option(help="CSV: what stands between two columns.", show_default="comma")]
+DecimalComma = Annotated[
+    bool | None,
+    typer.Option("--decimal-comma/--decimal-point", help="CSV: numbers are written 28,7.", show_default="point"),
+]
+HeaderLine = Annotated[
+    int | None, typer.Option(min=1, help="CSV: number of the line with the column names.", show_default="1")
+]
+SkipAfterHeader = Annotated[
+    int | None, typer.Option(min=0, help="CSV: lines below the header that are no data.", show_default="0")
+]
 
 
-def file_settings(
-    path: Path | None, delimiter: str, decimal_comma: bool, header_line: int, skip: int
-) -> FileSource | None:
-    """The source settings for a file, if one is given."""
+def file_source(settings: Config, path: Path | None, **dialect: object) -> FileSource | None:
+    """The file to read: the given one, or else the configured one if that is a file. Where the command line does not
+    say how it is written, it is written as the configured one."""
+    from pydantic import ValidationError
+
     from stream_ad.config import FileSource
 
-    if path is None:
+    configured = settings.source.model_dump() if isinstance(settings.source, FileSource) else {}
+    said = {name: value for name, value in dialect.items() if value is not None}
+    if path is None and not configured:
+        if said:
+            stop_with(f"--{next(iter(said)).replace('_', '-')} is for a file: name one with --input")
         return None
-    return FileSource(
-        type="file",
-        path=str(path),
-        delimiter=delimiter,
-        decimal_comma=decimal_comma,
-        header_line=header_line,
-        skip_after_header=skip,
-    )
+    given = {} if path is None else {"path": str(path), "follow": False}
+    try:
+        return FileSource.model_validate({"type": "file"} | configured | said | given)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        stop_with(f"--{str(wrong['loc'][0]).replace('_', '-')} {wrong['input']!r}: {wrong['msg']}")
 
 
 def with_source(settings: Config, source: FileSource | None) -> Config:
-    return settings if source is None else settings.model_copy(update={"source": source})
+    if source is None:
+        return settings
+    if settings.alerts.per_day is not None:
+        warn(
+            f"alerts.per_day: a file has no rows a day, so a budget of {settings.alerts.rate():.2g} is taken, as at "
+            "one row a second; another one is set by --set alerts.per_day=null --set alerts.false_alarm_rate=0.01"
+        )
+    return settings.model_copy(update={"source": source})
 
 
 @app.command()
@@ -276,24 +298,31 @@ def train(
     config: ConfigPath = DEFAULT_CONFIG,
     overrides: Overrides = None,
     input_file: InputFile = None,
-    delimiter: Delimiter = ",",
-    decimal_comma: DecimalComma = False,
-    header_line: HeaderLine = 1,
-    skip_after_header: SkipAfterHeader = 0,
+    delimiter: Delimiter = None,
+    decimal_comma: DecimalComma = None,
+    header_line: HeaderLine = None,
+    skip_after_header: SkipAfterHeader = None,
 ) -> None:
     """Learn from a file, or from what the topic holds now, and make the model live.
 
     The rows should be mostly normal. Nothing is committed in the consumer group.
     """
     settings = read_config(config, overrides)
-    source = file_settings(input_file, delimiter, decimal_comma, header_line, skip_after_header)
+    source = file_source(
+        settings,
+        input_file,
+        delimiter=delimiter,
+        decimal_comma=decimal_comma,
+        header_line=header_line,
+        skip_after_header=skip_after_header,
+    )
     settings = with_source(settings, source)
     from stream_ad.offline import train as train_offline
 
     with teaching_errors(), progress_bar() as progress:
         trained = train_offline(settings, progress_task(progress))
     for note in trained.notes:
-        err.print(f"warning: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn(note)
     out.print(f"learned from {trained.rows} rows; model {trained.version} is live", highlight=False)
     if trained.bad_records:
         out.print(
@@ -309,10 +338,10 @@ def score(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the scores, as JSON Lines.")],
     config: ConfigPath = DEFAULT_CONFIG,
     overrides: Overrides = None,
-    delimiter: Delimiter = ",",
-    decimal_comma: DecimalComma = False,
-    header_line: HeaderLine = 1,
-    skip_after_header: SkipAfterHeader = 0,
+    delimiter: Delimiter = None,
+    decimal_comma: DecimalComma = None,
+    header_line: HeaderLine = None,
+    skip_after_header: SkipAfterHeader = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if any record is bad.")] = False,
 ) -> None:
     """Score a file with the live model.
@@ -320,7 +349,14 @@ def score(
     Bad records are counted, reported and written beside the output as NAME.dead-letters.jsonl.
     """
     settings = read_config(config, overrides)
-    source = file_settings(input_file, delimiter, decimal_comma, header_line, skip_after_header)
+    source = file_source(
+        settings,
+        input_file,
+        delimiter=delimiter,
+        decimal_comma=decimal_comma,
+        header_line=header_line,
+        skip_after_header=skip_after_header,
+    )
     settings = with_source(settings, source)
     from stream_ad.offline import score as score_offline
 
@@ -329,9 +365,15 @@ def score(
     out.print(
         f"{scored.rows} rows scored, {scored.flagged} flagged, {scored.bad_records} bad records -> {output}",
         highlight=False,
+        markup=False,
     )
     for message in scored.messages:
         err.print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if scored.bad_timestamps:
+        warn(
+            f"{scored.bad_timestamps} rows have no time that could be read from {settings.schema_.timestamp}: their "
+            "timestamp is null; see schema.timestamp, schema.timestamp_unit"
+        )
     if strict and scored.bad_records:
         raise typer.Exit(1)
 
@@ -345,10 +387,10 @@ def produce(
     rate: Annotated[float | None, typer.Option(min=0.1, help="Rows a second; as fast as it goes if left out.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed is another plant.")] = 0,
     fault_rate: Annotated[float, typer.Option(min=0.0, help="Faults in a thousand rows of the plant.")] = 0.5,
-    delimiter: Delimiter = ",",
-    decimal_comma: DecimalComma = False,
-    header_line: HeaderLine = 1,
-    skip_after_header: SkipAfterHeader = 0,
+    delimiter: Delimiter = None,
+    decimal_comma: DecimalComma = None,
+    header_line: HeaderLine = None,
+    skip_after_header: SkipAfterHeader = None,
 ) -> None:
     """Fill the input topic: with a file, or with the simulated plant, faults included.
 
@@ -358,7 +400,14 @@ def produce(
     settings = read_config(config, overrides)
     from stream_ad.producing import file_records, plant_records, produce_records
 
-    source = file_settings(input_file, delimiter, decimal_comma, header_line, skip_after_header)
+    source = file_source(
+        settings,
+        input_file,
+        delimiter=delimiter,
+        decimal_comma=decimal_comma,
+        header_line=header_line,
+        skip_after_header=skip_after_header,
+    )
     with teaching_errors(), progress_bar() as progress:
         if source is None:
             records, total = plant_records(settings, rows, seed, fault_rate, rate), rows

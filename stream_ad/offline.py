@@ -15,7 +15,7 @@ from stream_ad.detector import Detector, TrainingError
 from stream_ad.detector.temporal import TemporalContext
 from stream_ad.episodes import Alerts
 from stream_ad.learning import InlierWindow, LoadedModel, burst_left_out, findings
-from stream_ad.records import BadRecord, Decoded, RecordSchema, dead_letters, encode, make_decoder
+from stream_ad.records import Decoded, RecordSchema, dead_letters, encode, make_decoder
 from stream_ad.registry import ModelRegistry, RegistryError, Snapshot, require_schema
 from stream_ad.scoring import Scorer
 from stream_ad.transports import ConfigurationError, Source, make_sink, make_source
@@ -45,12 +45,15 @@ class Scored:
     rows: int = 0
     flagged: int = 0
     bad_records: int = 0
+    bad_timestamps: int = 0
+    """Rows whose time could not be read."""
     messages: list[str] = field(default_factory=list)
     """The first bad records, a line each."""
 
-    def note(self, bad: list[BadRecord], decoded: Decoded) -> None:
-        self.bad_records += len(bad)
-        for one in bad[: MOST_MESSAGES - len(self.messages)]:
+    def note(self, decoded: Decoded) -> None:
+        self.bad_records += len(decoded.bad)
+        self.bad_timestamps += decoded.bad_timestamps
+        for one in decoded.bad[: MOST_MESSAGES - len(self.messages)]:
             place = int(decoded.batch.raw.offsets[one.record])
             self.messages.append(f"bad record in row {place}: {one.message}")
 
@@ -78,6 +81,7 @@ def train(config: Config, progress: ProgressReport) -> Trained:
         raise TrainingError(
             f"{window.seen} usable rows, but training.min_rows = {config.training.min_rows} are needed: "
             "give more rows, or lower training.min_rows (50 at least)"
+            + (f"; {bad} records could not be read, the first: {first_bad}" if bad else "")
         )
     training = window.training_rows()
     started = time.time()
@@ -117,7 +121,8 @@ def train(config: Config, progress: ProgressReport) -> Trained:
 def score(config: Config, output: Path, progress: ProgressReport) -> Scored:
     """Score all rows of the source with the live model into a JSON Lines file.
 
-    Raises `RegistryError` if there is no model or one of another schema.
+    Raises `RegistryError` if there is no model or one of another schema, `TransportError` for a source that cannot be
+    read, or of which no record can.
     """
     schema = RecordSchema(**config.schema_.model_dump())
     registry = ModelRegistry(config.registry.path, config.registry.keep)
@@ -143,12 +148,14 @@ def score(config: Config, output: Path, progress: ProgressReport) -> Scored:
                 sink.write_dead_letters(dead_letters(decoded))
             done.rows += len(decoded.batch)
             done.flagged += len(verdicts.flagged)
-            done.note(decoded.bad, decoded)
+            done.note(decoded)
             progress("scoring", done.rows, None)
         sink.write_alerts(*alerts.at_end("end_of_source"))
         sink.flush()
     finally:
         sink.close()
+    if done.bad_records and not done.rows:
+        raise ConfigurationError(f"none of {done.bad_records} records could be read: {done.messages[0]}")
     return done
 
 

@@ -192,6 +192,85 @@ def test_a_file_of_another_dialect_ends_with_2_and_the_option(config: Path, tmp_
     assert json.loads((tmp_path / "o.jsonl").read_text())["status"] == "scored"
 
 
+def test_other_files_are_written_as_the_configured_one_unless_the_command_line_says_otherwise(
+    config: Path, tmp_path: Path
+) -> None:
+    publish_model(tmp_path / "models")
+    written = config.read_text().replace("in.csv}", "in.csv, delimiter: ;, decimal_comma: true, header_line: 2}")
+    config.write_text(written.replace("delimiter: ;", 'delimiter: ";"'))
+    path, today = tmp_path / "x.csv", tmp_path / "o.jsonl"
+    path.write_text("of today\n" + ";".join(SENSORS) + "\n" + ";".join(["1,5"] * 12) + "\n")
+    done = run("score", path, "-o", today, "-c", config)
+    assert done.exit_code == 0, done.output
+    assert json.loads(today.read_text())["status"] == "scored"
+    path.write_text("\t".join(SENSORS) + "\n" + "\t".join(["1.5"] * 12) + "\n")
+    done = run(
+        *("score", path, "-o", today, "-c", config), "--delimiter", r"\t", "--decimal-point", "--header-line", "1"
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(today.read_text())["status"] == "scored"
+
+
+def test_options_for_files_apply_to_the_configured_file_and_need_one(config: Path, tmp_path: Path) -> None:
+    rows = Plant(0).rows(400).values
+    lines = [";".join(SENSORS), *(";".join(f"{value:.4f}" for value in row) for row in rows)]
+    (tmp_path / "in.csv").write_text("\n".join(lines) + "\n")
+    assert "--delimiter ';'" in run("train", "-c", config).output
+    done = run("train", "-c", config, "--delimiter", ";")
+    assert done.exit_code == 0, done.output
+    done = run("train", "-c", ROOT / "config.yaml", "--delimiter", ";")
+    assert (done.exit_code, "--delimiter is for a file" in done.output) == (2, True)
+    done = run("train", "-c", config, "--delimiter", "ab")
+    assert (done.exit_code, "--delimiter 'ab'" in done.output) == (2, True)
+
+
+def test_a_file_of_which_nothing_can_be_read_ends_with_2_and_the_first_reason(config: Path, tmp_path: Path) -> None:
+    publish_model(tmp_path / "models")
+    path = tmp_path / "x.csv"
+    path.write_text(",".join(SENSORS) + "\n" + "\n".join([",".join(["60.5 C", *["1.5"] * 11])] * 5) + "\n")
+    done = run("score", path, "-o", tmp_path / "o.jsonl", "-c", config)
+    assert done.exit_code == 2
+    assert "none of 5 records could be read" in done.output
+    assert "60.5 C" in done.output
+    done = run("train", "-c", config, "--input", path)
+    assert done.exit_code == 2
+    assert "5 records could not be read, the first" in done.output
+    assert "60.5 C" in done.output
+
+
+def test_times_that_cannot_be_read_are_counted(config: Path, tmp_path: Path) -> None:
+    publish_model(tmp_path / "models")
+    path = tmp_path / "x.csv"
+    path.write_text(",".join(["when", *SENSORS]) + "\n" + ",".join(["27.11.2026", *["1.5"] * 12]) + "\n")
+    done = run("score", path, "-o", tmp_path / "o.jsonl", "-c", config, "--set", "schema.timestamp=when")
+    assert done.exit_code == 0, done.output
+    assert "1 rows have no time that could be read from when" in done.output.replace("\n", " ")
+
+
+def test_a_budget_by_the_day_is_told_to_mean_little_for_a_file(config: Path, tmp_path: Path) -> None:
+    publish_model(tmp_path / "models")
+    by_the_day = (
+        (ROOT / "config.yaml").read_text().replace("  false_alarm_rate:", "  #").replace("per_day: null", "per_day: 5")
+    )
+    config.write_text(by_the_day)
+    path = write_csv(tmp_path / "x.csv", np.ones((3, 12)))
+    done = run("score", path, "-o", tmp_path / "o.jsonl", "-c", config, "--set", f"registry.path={tmp_path}/models")
+    assert "alerts.per_day: a file has no rows a day" in done.output
+
+
+@pytest.mark.parametrize("command", ["train", "score"])
+def test_a_full_disk_is_a_message(config: Path, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(28, "No space left on device", "models/weights")
+
+    monkeypatch.setattr(f"stream_ad.offline.{command}", full)
+    path = write_csv(tmp_path / "x.csv", np.ones((3, 12)))
+    more = ["-o", tmp_path / "o.jsonl", path] if command == "score" else ["-i", path]
+    done = run(command, "-c", config, *more)
+    assert done.exit_code == 2
+    assert "No space left on device: 'models/weights'" in done.output
+
+
 @pytest.mark.kafka
 def test_produce_lint_and_train_against_a_broker(kafka: Kafka, tmp_path: Path) -> None:
     import yaml

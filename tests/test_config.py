@@ -229,6 +229,24 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         load(tmp_path / "nowhere.yaml", environ={})
 
 
+@pytest.mark.parametrize(
+    "override", ["source={type: kafka, topics: [t], sasl_password: hunter2", "source=sasl_password=hunter2"]
+)
+def test_a_section_that_is_written_wrongly_does_not_show_its_secrets(tmp_path: Path, override: str) -> None:
+    message = problems(tmp_path, SMALL, override)
+    assert "source" in message
+    assert "hunter2" not in message
+
+
+def test_a_default_that_asks_for_another_variable_is_a_problem(tmp_path: Path) -> None:
+    text = SMALL + "registry: {path: '${ONE:${TWO:models}}'}\n"
+    assert "a default holds no other variable" in problems(tmp_path, text)
+
+
+def test_a_file_nested_without_end_is_a_problem(tmp_path: Path) -> None:
+    assert "nested too deeply" in problems(tmp_path, "source: " + "[" * 5000)
+
+
 def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
     secret = "hunter2-0123"
     overrides = ["source.security_protocol=SASL_SSL", "source.sasl_mechanism=PLAIN", "source.sasl_username=u"]

@@ -137,9 +137,10 @@ def test_a_demo_that_is_cut_short_gets_no_verdict() -> None:
     assert console.export_text().rstrip().split("\n")[-1].startswith("Too early to say")
 
 
-def test_a_summary_without_a_folder_is_refused_before_anything_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [".", "missing/summary.json"])
+def test_a_summary_that_cannot_be_written_is_refused_before_anything_runs(tmp_path: Path, place: str) -> None:
     console = Console(file=io.StringIO(), width=200)
-    summary = tmp_path / "missing" / "summary.json"
+    summary = tmp_path / place
     assert running.run_demo(seed=0, fast=True, summary_path=summary, console=console) == 2
     assert str(summary) in console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO from above
 

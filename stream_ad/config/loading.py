@@ -109,6 +109,9 @@ def parse(text: str) -> _Document:
         what = getattr(error, "problem", None) or str(error)
         document.problems.append(Problem("", f"no YAML: {what}", None if mark is None else mark.line + 1))
         return document
+    except RecursionError:
+        document.problems.append(Problem("", "is nested too deeply"))
+        return document
     try:
         document.data = {} if root is None else _construct(root, (), document)
     except RecursionError:
@@ -161,6 +164,9 @@ def _expand(document: _Document, environ: Mapping[str, str]) -> None:
                 return ""
             if name in environ:
                 return environ[name]
+            if default is not None and "${" in default:
+                message = "a default holds no other variable: give a plain text after the colon"
+                document.problems.append(document.problem(path, message))
             if default is not None:
                 return str(default)
             message = f"the environment variable {name} is not set: set it, or give a default as in ${{{name}:value}}"
@@ -264,8 +270,10 @@ def _problem(error: Any, document: _Document) -> Problem:
     if kind == "union_tag_invalid":
         path, value = (*path, "type"), error["ctx"]["tag"]
         return document.problem(path, f"input should be {error['ctx']['expected_tags']}", value=_shown(value))
-    # A section or list may hold secrets: only single values are shown, and those only of keys that have none.
-    shown = None if isinstance(value, dict | list) or any(_is_secret(part) for part in path) else _shown(value)
+    # A section or list may hold secrets, also one that is written wrongly: only single values are shown, and those only
+    # of keys that have none.
+    secret = isinstance(value, dict | list) or any(_is_secret(part) for part in (*path, str(value)))
+    shown = None if secret else _shown(value)
     hint = f"a list is written [{value}]" if kind == "list_type" and shown else None
     return document.problem(path, error["msg"][:1].lower() + error["msg"][1:], value=shown, hint=hint)
 

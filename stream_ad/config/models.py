@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, field_validator
 
 HIGHEST_RATE = 0.2
 LOWEST_RATE = 1e-6
@@ -70,7 +70,7 @@ class FileSource(Section):
     path: str
     """The file to read."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    """CSV: what stands between two columns."""
+    """CSV: what stands between two columns; \\t is a tab."""
     decimal_comma: bool = False
     """CSV: numbers are written 28,7 (as in files with `delimiter: ;`)."""
     header_line: PositiveInt = 1
@@ -79,6 +79,11 @@ class FileSource(Section):
     """CSV: lines below the header that are not data (units, kinds)."""
     follow: bool = False
     """Go on waiting for lines that are appended (JSON Lines and CSV, not compressed)."""
+
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _tab(cls, value: object) -> object:
+        return "\t" if value == "\\t" else value
 
 
 class MemorySource(Section):

@@ -39,8 +39,8 @@ def run_demo(*, seed: int, fast: bool, summary_path: Path | None, console: Conso
 
     `fast`: no pacing and no live view. Without a terminal there is no live view either.
     """
-    if summary_path is not None and not summary_path.absolute().parent.is_dir():
-        console.print(f"--summary {summary_path}: there is no such folder", style="red", markup=False)
+    if summary_path is not None and (summary_path.is_dir() or not summary_path.absolute().parent.is_dir()):
+        console.print(f"--summary {summary_path}: name a file in a folder that is there", style="red", markup=False)
         return 2
     board = Scoreboard(Plant(seed, fault_rate=FAULT_RATE, fault_free_rows=FAULT_FREE_ROWS).rows(ROWS))
     events: list[str] = []
