@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from stream_ad.detector import Detector, Recipe
 from stream_ad.detector.calibration import Calibration
+from stream_ad.detector.folds import ALONE
 from stream_ad.learning import gate, training_job
 from stream_ad.learning.window import InlierWindow, TrainingRows
 from stream_ad.registry import ModelRegistry
@@ -126,6 +127,13 @@ class TestBlocksThatAreHeldOut:
         follower = np.append(learned.rows[:, 0], 4000.0)[learned.flagged_place]
         np.testing.assert_array_equal(follower, learned.flagged[:, 0] + 0.5)
         assert not set(held_out.rows[:, 0]) & set(learned.flagged[:, 0] + 0.5)
+
+    def test_rows_that_a_person_labelled_are_learned(self) -> None:
+        training = self.training(10_000)
+        training.sequence[-100:-50] = ALONE
+        learned, held_out = gate.hold_out(training)
+        assert not (held_out.sequence == ALONE).any()
+        assert (learned.sequence == ALONE).sum() == 50
 
     def test_a_small_window_is_learned_whole(self) -> None:
         learned, held_out = gate.hold_out(self.training(600))

@@ -28,7 +28,7 @@ from stream_ad.registry import ModelRegistry
 from stream_ad.simulation import SENSORS, Plant
 from stream_ad.transports.memory import MemorySink, MemorySource
 from stream_ad.worker import Worker
-from tests.running import plant_json
+from tests.running import plant_json, wait_until
 
 ALPHA = 0.01
 WINDOW = 4000
@@ -348,6 +348,45 @@ def test_with_hold_the_alarms_of_a_machine_go_on_until_it_is_back(pump: Pump) ->
     assert loop.trainings == []
 
 
+def test_alarms_of_a_machine_that_was_switched_off_are_not_held_on_to_for_ever(pump: Pump) -> None:
+    loop = fleet(pump, "hold")
+    loop.feed(one_in_ten(pump, 20 * LASTING, 10.0))
+    assert loop.changes.regime.phase == Phase.HELD
+    others = pump.rows(2 * WINDOW, 0.0)
+    loop.window.add(others, np.full(len(others), 0.1), np.zeros(len(others), np.int64))
+    loop.changes.observe(np.full(len(others), 0.1), np.zeros(others.shape), np.zeros(len(others), np.int64))
+    assert loop.changes.regime.phase == Phase.ORDINARY
+    loop.feed(one_in_ten(pump, 20 * LASTING, 10.0))
+    assert loop.changes.regime.phase == Phase.HELD, "should it come back, that is found anew"
+
+
+@pytest.mark.parametrize("swapped_first", [False, True])
+def test_a_change_is_over_when_its_model_is_live_whichever_is_heard_first(pump: Pump, swapped_first: bool) -> None:
+    loop = running(pump)
+    loop.triggers.min_interval_seconds = 1.0
+    loop.triggers.started(0.0, loop.window.seen)
+    loop.feed(pump.rows(LASTING, 10.0))
+    assert loop.changes.regime.phase == Phase.ADAPTING
+    if swapped_first:
+        loop.changes.swapped()
+        loop.changes.training_ended("regime", accepted=True, live=True)
+    else:
+        loop.changes.training_ended("regime", accepted=True)
+        assert loop.changes.regime.phase == Phase.ADAPTING
+        loop.changes.swapped()
+    assert loop.changes.regime.phase == Phase.ORDINARY
+
+
+def test_a_change_that_the_live_model_has_learned_is_not_learned_again_after_a_crash(pump: Pump) -> None:
+    loop = running(pump)
+    loop.triggers.min_interval_seconds = 1.0
+    loop.triggers.started(0.0, loop.window.seen)
+    loop.feed(pump.rows(LASTING, 10.0))
+    again = ChangeWatch("none", "adapt", FEATURES, loop.window, Triggers(500, None, None, 0.0))
+    again.restore(loop.changes.state(), learned=True)
+    assert again.regime.phase == Phase.ORDINARY
+
+
 def test_faults_of_a_machine_that_differ_among_themselves_stay_out(
     pump: Pump, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -602,13 +641,13 @@ def test_the_learner_trains_on_a_regime_change_and_remembers_it_across_a_restart
         pump.rows(LASTING, 10.0), np.full(LASTING, 3.0), np.full((LASTING, 3), 9.0), np.zeros(LASTING, int)
     )
     assert changes.regime == "adapt" and first.regime_change
-    first.step()
+    wait_until(lambda: first.step() and jobs, 10)
     assert [job.trigger for job, _ in jobs] == ["regime"]
     assert (jobs[0][1]["inliers.values"][:, 0] > 6.0).sum() > 0.9 * LASTING
     first.close()
     second, jobs = learner()
     assert second.regime_change and second.window_rows == first.window_rows
-    second.step()
+    wait_until(lambda: second.step() and jobs, 10)
     assert [job.trigger for job, _ in jobs] == ["regime"]
 
 

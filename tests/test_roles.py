@@ -154,7 +154,7 @@ def test_of_two_trainings_the_one_that_was_overtaken_stays_out(
 def train_here(folder: Path, registry: str) -> training_job.Result:
     """What the trainer's process does, in this one."""
     folder.mkdir()
-    job = replace(a_job(folder), registry=registry, parent=os.getppid())
+    job = replace(a_job(folder), registry=registry, live=ModelRegistry(registry, 5).live(), parent=os.getppid())
     (folder / training_job.JOB_FILE).write_text(json.dumps(asdict(job)))
     window = {name: np.ascontiguousarray(array) for name, array in a_window().state().items()}
     save_file(window, folder / training_job.WINDOW_FILE)

@@ -11,7 +11,7 @@ from scipy.signal import lfilter
 
 from stream_ad.detector import Detector
 from stream_ad.detector.fitting import bursts_in
-from stream_ad.detector.folds import Window, in_the_past
+from stream_ad.detector.folds import ALONE, Window, in_the_past
 from stream_ad.detector.screening import largest_sum
 from stream_ad.detector.temporal import TemporalContext
 from stream_ad.simulation import Plant
@@ -135,6 +135,12 @@ def test_a_window_that_a_model_has_judged_is_learned_with_all_rows() -> None:
     x = noise(400)
     x[200:220] = 4.0 + 0.1 * noise(20)
     assert len(Detector(0.01, "cpu", recipe=BRIEF).fit(x, judged=True).left_out) == 0
+
+
+def test_rows_that_a_person_labelled_are_no_burst() -> None:
+    x, told = noise(1500), np.zeros(1500)
+    x[700:740], told[700:740] = 4.0 + 0.1 * noise(40), ALONE
+    assert not bursts(x, told).any()
 
 
 def test_a_former_operating_point_that_has_faded_is_no_burst() -> None:

@@ -47,6 +47,7 @@ def a_job(registry: Path, recipe: Recipe = TINY, **changes: object) -> Job:
         "window_rows": 20_000,
         "recipe": asdict(recipe),
         "reference": "first",
+        "live": ModelRegistry(str(registry), 5).live(),
         "parent": os.getpid(),
     }
     return Job(**(settings | changes))  # type: ignore[arg-type]  # a table of keyword arguments

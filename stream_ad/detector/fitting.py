@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from stream_ad.detector.autoencoder import corrupt
 from stream_ad.detector.codebook import GROUPS
 from stream_ad.detector.draws import Draws
-from stream_ad.detector.folds import Folds, Window, in_the_past, into_folds
+from stream_ad.detector.folds import ALONE, Folds, Window, in_the_past, into_folds
 from stream_ad.detector.hierarchical import (
     EXTREMES,
     LIKENESS,
@@ -132,7 +132,7 @@ def bursts_in(window: Window, recipe: Recipe, seed: int) -> Tensor:
             position, surprise = describing.position_of(v), describing.impute.surprise(v[:, : x.shape[1]])
         for of_sequence in sequences:
             burst |= find_bursts(position, surprise, of_sequence, window.stands_for, generator)
-    return in_the_past(burst, sequence, window.past)
+    return in_the_past(burst & (sequence != ALONE), sequence, window.past)
 
 
 @dataclass(slots=True)

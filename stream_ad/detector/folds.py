@@ -10,6 +10,8 @@ from torch import Tensor
 BLOCKS = 8
 PASTS_OF_BLOCK = 4
 """A block shall hold so many times as many rows of a sequence as a row's past reaches back."""
+ALONE = -1
+"""Sequence of rows that follow no other, since a person said what they are: no doubt is cast on them."""
 LEAST_HELD = 0.25
 """Share of the rows that have to be left, or else those beside other folds are held out, too."""
 
@@ -21,7 +23,7 @@ class Window:
     rows: Tensor
     """[n, d] float64, NaN for missing."""
     sequence: Tensor
-    """[n] rows of one number follow each other, as those of a record key do."""
+    """[n] rows of one number follow each other, as those of a record key do; see also `ALONE`."""
     past: int = 0
     """How many rows before it, of the same sequence, a row tells of."""
     thinned: Tensor | None = None

@@ -84,11 +84,12 @@ class ChangeWatch:
         if now > 2 * before + 3.0 * (before + now) ** 0.5:
             self._window.admit(mild)
 
-    def training_ended(self, trigger: str, accepted: bool) -> None:
-        """Hear how a training ended; if the one that learned a new operating point failed, evidence gathers anew."""
+    def training_ended(self, trigger: str, accepted: bool, live: bool = False) -> None:
+        """Hear how a training ended, and whether its model is `live` already; if the one that learned a new operating
+        point failed, evidence gathers anew."""
         if self.regime.phase == Phase.ADAPTING and trigger in ("regime", "manual"):
-            self._learned = accepted
-            if not accepted:
+            self._learned = accepted and not live
+            if not self._learned:
                 self.regime.settled()
 
     def swapped(self) -> None:
@@ -104,15 +105,20 @@ class ChangeWatch:
     def rolled_back(self) -> None:
         """The live model is one that should not have been: its alarms tell nothing of the operating point."""
         self.regime.settled()
+        self._learned = False
         self._triggers.wanted = None
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """What must outlast a restart, as arrays."""
         return self.regime.state()
 
-    def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        """Take over what `state` gave, and go on with a change that was being learned."""
+    def restore(self, arrays: Mapping[str, NDArray[np.generic]], learned: bool = False) -> None:
+        """Take over what `state` gave, and go on with a change that was being learned, unless the live model has
+        `learned` it."""
         self._live_since = self._window.seen
         self.regime.restore(arrays)
         if self.regime.phase == Phase.ADAPTING:
-            self._triggers.wanted = "regime"
+            if learned:
+                self.regime.settled()
+            else:
+                self._triggers.wanted = "regime"

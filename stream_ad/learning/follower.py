@@ -58,6 +58,11 @@ class ModelFollower:
         return self._prepare(snapshot, self._settings.false_alarm_rate), snapshot.window
 
     @property
+    def seen(self) -> str | None:
+        """The version that was live at the last look, whether it could be used or not."""
+        return self._known[0]
+
+    @property
     def loading(self) -> bool:
         """Whether a look, which may load a model, is under way."""
         return self._thread is not None

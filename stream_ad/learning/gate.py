@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from stream_ad.detector import Detector, Findings
+from stream_ad.detector.folds import ALONE
 from stream_ad.learning.window import Stretch, TrainingRows, within
 
 Float64 = NDArray[np.float64]
@@ -76,8 +77,9 @@ def hold_out(training: TrainingRows) -> tuple[TrainingRows, Held]:
     """Part the window into what is learned and the rows that the new model is tried on: a twentieth of it, at
     most a thousand, in blocks among the latest ones.
 
-    It costs the new model these rows, so that the newest that it knows is up to two hundred rows old. Of a window too
-    small to spare any it is tried on the latest that it has learned.
+    It costs the new model these rows, so that the newest that it knows is up to two hundred rows old. Rows that a
+    person labelled are there to be learned. Of a window too small to spare any it is tried on the latest that it has
+    learned.
     """
     n = len(training.rows)
     if n < LEAST_WINDOW:
@@ -85,7 +87,7 @@ def hold_out(training: TrainingRows) -> tuple[TrainingRows, Held]:
         return training, Held(training.rows[latest], training.position[latest], training.sequence[latest])
     length = min(MOST_HELD_OUT, int(HELD_OUT_SHARE * n)) // HELD_OUT_BLOCKS
     block = np.arange(n)[::-1] // length
-    held = (block % EVERY_BLOCK == 0) & (block < EVERY_BLOCK * HELD_OUT_BLOCKS)
+    held = (block % EVERY_BLOCK == 0) & (block < EVERY_BLOCK * HELD_OUT_BLOCKS) & (training.sequence != ALONE)
     kept = ~held[np.minimum(training.flagged_place, n - 1)]
     learned_before = np.append(0, np.cumsum(~held))
     learned = replace(

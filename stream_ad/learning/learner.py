@@ -22,8 +22,9 @@ from stream_ad.learning.trainer import Outcome, Trainer, remove_leftovers
 from stream_ad.learning.training_job import Job
 from stream_ad.learning.triggers import Triggers
 from stream_ad.learning.window import InlierWindow
+from stream_ad.learning.window_keeper import WindowKeeper
 from stream_ad.records import Batch
-from stream_ad.registry import ModelRegistry, RegistryError
+from stream_ad.registry import Arrays, ModelRegistry
 
 log = logging.getLogger("stream_ad.learning")
 
@@ -54,6 +55,7 @@ class Learner:
         self.feedback = Feedback(self.window, width) if settings.labels else None
         self._settings = settings
         self._registry = registry
+        self._keeper = WindowKeeper(registry)
         self._recipe = recipe or Recipe()
         self._requested: str | None = None
         self._live_version = ""
@@ -112,13 +114,15 @@ class Learner:
         if windows:
             latest = max(windows, key=lambda window: int(window["seen"][0]))
             self.window.restore(latest)
-            self.changes.restore(latest)
+            self.changes.restore(latest, learned=latest is learned_from)
             if self.feedback is not None:
                 self.feedback.restore(latest)
             log.info("the window of the last run is back", extra={"rows": len(self.window)})
+            if "model" in latest:
+                self._live_version = latest["model"].tobytes().decode()
         if model is not None:
             self.roll_back.swapped(model)
-            self._live_version = model.version
+            self._swapped(model)
             self.triggers.has_model = True
             self.triggers.rows_at_start = self.window.seen
             self.triggers.last_started = time.monotonic()
@@ -147,7 +151,7 @@ class Learner:
         assert self.feedback is not None, "labels without training.labels"
         used = self.feedback.take(labels)
         if any(used):
-            self._keep_window()
+            self._keeper.ask()
         return used
 
     def request(self, trigger: str) -> None:
@@ -164,7 +168,8 @@ class Learner:
             refused_later = outcome.result == "rejected" and self.triggers.has_model
             self.triggers.finished(outcome.result == "accepted" or refused_later)
             self.triggers.has_model = self.triggers.has_model or outcome.result == "accepted"
-            self.changes.training_ended(outcome.trigger, outcome.result == "accepted")
+            is_live = outcome.version == self._live_version
+            self.changes.training_ended(outcome.trigger, outcome.result == "accepted", is_live)
             self.follower.look_now()
         if self.roll_back.rolled_back():
             self.rollbacks += 1
@@ -176,7 +181,9 @@ class Learner:
             self.triggers.has_model = True
             self.changes.swapped()
             self._swapped(model)
-        if not self.trainer.running:
+        self._keeper.step(now, self._state)
+        # A model that is on its way may be an earlier one, after which the window is another.
+        if not self.model_coming:
             trigger = self._requested or self.triggers.due(now, self.window.seen, len(self.window))
             if trigger is not None:
                 self._requested = None
@@ -212,6 +219,7 @@ class Learner:
             trigger=trigger,
             recipe=asdict(self._recipe),
             reference=s.reference,
+            live=self.follower.seen,
             parent=os.getpid(),
         )
         self.triggers.started(now, self.window.seen)
@@ -223,20 +231,18 @@ class Learner:
         """End a running training and keep the window for the next run."""
         self.trainer.stop()
         if len(self.window):
-            self._keep_window()
+            self._keeper.finish(self._state())
 
     def wait(self) -> None:
         """For what is still under way in threads, before the process ends."""
         self.roll_back.wait()
         self.follower.wait()
 
-    def _keep_window(self) -> None:
+    def _state(self) -> Arrays:
+        """What the next run takes up, with the schema and the model that it is of."""
         labelled = {} if self.feedback is None else self.feedback.state()
-        kept = self.window.state() | self.changes.state() | labelled | {"schema": self._schema()}
-        try:
-            self._registry.save_window(kept)
-        except (RegistryError, OSError) as error:
-            log.error("the window could not be kept, the next run fills a new one: %s", error)
+        model = np.frombuffer(self._live_version.encode(), np.uint8)
+        return self.window.state() | self.changes.state() | labelled | {"schema": self._schema(), "model": model}
 
     def _schema(self) -> NDArray[np.uint8]:
         """The schema's fingerprint as an array, to go with a saved window."""

@@ -74,6 +74,8 @@ class RegimeWatch:
         self._of_key: OrderedDict[int, Evidence] = OrderedDict()
         self._held = self._of_all
         """For what alarms are held on to."""
+        self._held_rows_at = 0
+        """Where its last rows came."""
         self._spells: deque[Spell] = deque(maxlen=MOST_SPELLS)
 
     @property
@@ -95,9 +97,14 @@ class RegimeWatch:
         all if it held as many: train.
         """
         ended = self._gather(score, sequence)
+        if self._window.seen - self._held_rows_at > self._window.inliers.capacity:
+            self._held.level = 0.0  # of a machine that was switched off nothing comes that could lower it
         if self.phase == Phase.HELD and (self._held.level == 0.0 or self.action == "adapt"):
             self.phase = Phase.ORDINARY
-            log.info("alarms are no longer held on to: the former operating point is back, or adapt is wanted now")
+            log.info(
+                "alarms are no longer held on to: the former operating point is back, what had changed is silent, or "
+                "adapt is wanted now"
+            )
         if self.phase != Phase.ORDINARY:
             return None
         # Where all has changed, each key has.
@@ -139,16 +146,21 @@ class RegimeWatch:
         if "regime.spells" in arrays:
             self._spells.extend(Spell.of_numbers(*numbers) for numbers in arrays["regime.spells"].tolist())
         self._held = max([self._of_all, *self._of_key.values()], key=lambda evidence: evidence.level)
+        self._held_rows_at = self._window.seen
 
     def _gather(self, score: Float64, sequence: Int64) -> list[Spell]:
         """Take the scores [n] of the latest rows, each of a sequence [n]; return the spells that ended with them."""
         position = self._window.seen - len(score) + np.arange(len(score))
         ended = [self._of_all.gather(score, position, self.rows)]
+        if self._held is self._of_all:
+            self._held_rows_at = self._window.seen
         concerned = self._of_key.keys() | set(sequence[score >= 1.0].tolist())
         for key in concerned.intersection(np.unique(sequence).tolist()):
             own = sequence == key
             evidence = self._of_key.setdefault(key, Evidence(since=int(position[own][0])))
             ended.append(evidence.gather(score[own], position[own], self.rows, key))
+            if evidence is self._held:
+                self._held_rows_at = self._window.seen
             self._of_key.move_to_end(key)
             if evidence.level == 0.0:
                 del self._of_key[key]
@@ -212,7 +224,7 @@ class RegimeWatch:
             evidence.told = True
             return None
         if self.action == "hold":
-            self.phase, self._held = Phase.HELD, evidence
+            self.phase, self._held, self._held_rows_at = Phase.HELD, evidence, self._window.seen
             log.warning(
                 f"the operating point{whose} has changed; alarms go on, since training.on_regime_change is hold: set "
                 "it to adapt if the new one is normal",

@@ -43,7 +43,8 @@ class RestWatch:
         rests. `window` gives as many of its rows [k, d] as it is asked for; none while nothing in it fades."""
         position = np.arange(seen - len(values), seen)
         some = position % max(1, self._every // ROWS) == 0
-        self._latest.append((values[some], sequence[some]))
+        if some.any():
+            self._latest.append((values[some], sequence[some]))
         if seen - self._looked_at < self._every:
             return False
         latest, of_latest = (np.concatenate(column) for column in zip(*self._latest, strict=True))

@@ -51,6 +51,8 @@ class Job:
     recipe: dict[str, Any]
     reference: str
     """`training.reference`."""
+    live: str | None
+    """The version that was live, as the worker knows, when the window was taken; None without one."""
     parent: int
     """Process id of the worker; the training ends when the worker is gone."""
 
@@ -85,7 +87,8 @@ def run(folder: Path) -> Result:
 
     job = Job(**json.loads((folder / JOB_FILE).read_text()))
     registry = ModelRegistry(job.registry, job.keep)
-    live_before = registry.pointer()
+    # A pointer that names no model is mended by the new one.
+    live_before = registry.pointer() if registry.live() is None else job.live
     torch.set_num_threads(job.threads)
     started = time.time()
     arrays = load_file(folder / WINDOW_FILE)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_ad.detector import Detector
+from stream_ad.detector.folds import ALONE
 from stream_ad.learning.fading import FadingRows, Rows
 from stream_ad.learning.rest_watch import RestWatch
 from stream_ad.learning.truncation import FAR, inlier_probability, suspects
@@ -200,8 +201,7 @@ class InlierWindow:
         for ring, wrong in ((self.inliers, position[~normal]), (self.quarantine, position)):
             held = ring.ordered()
             ring.replace(held[~np.isin(held.position, wrong)])
-        # Nobody asks what is next to a row without a score.
-        alone = np.full(len(position), -1)
+        alone = np.full(len(position), ALONE)
         score = np.full(len(position), np.nan)
         none = np.zeros(len(position), dtype=bool)
         told = Rows(values, position, position, score, alone, none, self._resting.holds(values))
@@ -215,9 +215,12 @@ class InlierWindow:
             self.inliers.replace(held[~within(held.position, held.sequence, stretches)])
 
     def judge_anew(self, score: Float64) -> None:
-        """Take the inliers for what these scores [n], oldest first, say: flagged ones go to the quarantine."""
-        held = replace(self.inliers.ordered(), score=score)
-        flagged = score >= 1.0
+        """Take the inliers for what these scores [n], oldest first, say: flagged ones go to the quarantine, but for
+        those of which a person said that they are normal."""
+        held = self.inliers.ordered()
+        told = held.sequence == ALONE
+        held = replace(held, score=np.where(told, held.score, score))
+        flagged = (score >= 1.0) & ~told
         self.inliers.replace(held[~flagged])
         self.quarantine.replace(self.quarantine.ordered().and_by_time(held[flagged])[0])
 
