@@ -20,7 +20,7 @@ from stream_ad.config import FileSource, load
 from stream_ad.proposing.pace import of_file, of_stream
 from stream_ad.proposing.proposal import Proposal, propose
 from stream_ad.proposing.sample import Sample
-from stream_ad.proposing.writing import config_text, topic_places, write_config
+from stream_ad.proposing.writing import config_text, file_places, topic_places, write_config
 from stream_ad.simulation import SENSORS, Plant
 from stream_ad.transports import ConfigurationError
 from stream_ad.worker import Worker
@@ -198,13 +198,15 @@ def test_a_window_is_suggested_where_rows_have_a_time_and_a_key(tmp_path: Path) 
     values: list[bytes | None] = [
         orjson.dumps({"device": f"d{i % 3}", "ts": START + i, "t": noise(i)}) for i in range(N)
     ]
-    text = config_text(proposal_of(values), topic_places(load_topic_source(), {}))
+    text = config_text(proposal_of(values), topic_places(load_topic_source(), {}, tmp_path / "c.yaml"))
     write_config(text, tmp_path / "c.yaml")
     assert load(tmp_path / "c.yaml").schema_.window == 0, "it is a suggestion and no more"
     write_config(text.replace("# window", "window"), tmp_path / "c.yaml")
     assert load(tmp_path / "c.yaml").schema_.window == 64
     timeless: list[bytes | None] = [orjson.dumps({"t": noise(i), "u": noise(i + 5)}) for i in range(N)]
-    assert "window: 64" not in config_text(proposal_of(timeless), topic_places(load_topic_source(), {}))
+    assert "window: 64" not in config_text(
+        proposal_of(timeless), topic_places(load_topic_source(), {}, tmp_path / "c.yaml")
+    )
 
 
 def test_the_pace_follows_the_rate_and_the_length() -> None:
@@ -221,7 +223,7 @@ def test_hostile_names_stay_names_in_the_written_file(tmp_path: Path) -> None:
     rows = [{name: noise(i + k) for k, name in enumerate(names)} for i in range(N)]
     found = proposal_of([orjson.dumps(row | {"bad\nname": noise(i), "": 1.5}) for i, row in enumerate(rows)])
     source = load_topic_source()
-    write_config(config_text(found, topic_places(source, {})), tmp_path / "c.yaml")
+    write_config(config_text(found, topic_places(source, {}, tmp_path / "c.yaml")), tmp_path / "c.yaml")
     assert load(tmp_path / "c.yaml").schema_.features == names
 
 
@@ -339,6 +341,51 @@ def test_a_file_that_cannot_be_proposed_for_ends_with_2(tmp_path: Path, name: st
     assert not (tmp_path / "c.yaml").exists()
 
 
+NUMBERS = "a,b\n" + "".join(f"{noise(i)},{noise(i + 4)}\n" for i in range(60))
+
+
+def registry(config: Path | str) -> str:
+    return load(config).registry.path
+
+
+def test_configurations_for_two_files_share_no_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for site in ("siteA", "siteB"):
+        Path(site).mkdir()
+        Path(site, "data.csv").write_text(NUMBERS)
+    Path("history.csv").write_text(NUMBERS)
+
+    def proposed(file: str, config: str) -> str:
+        done = run("init", "--file", file, "-o", config, "--force")
+        assert done.exit_code == 0, done.output
+        return registry(config)
+
+    assert [proposed(f"{site}/data.csv", f"{site}.yaml") for site in ("siteA", "siteB")] == [
+        "models/siteA",
+        "models/siteB",
+    ]
+    assert proposed("siteA/data.csv", "siteA/plant.yaml") != proposed("siteB/data.csv", "siteB/plant.yaml")
+    assert proposed("siteA/data.csv", "config.yaml") == "models/siteA-data"
+    assert proposed("siteB/data.csv", "config.yaml") == "models/siteB-data"
+    assert proposed("history.csv", "config.yaml") == "models/history"
+    Path("models/history/20310304T090000000-0000").mkdir(parents=True)
+    assert proposed("history.csv", "config.yaml") == "models/history-2", "a model may be there: whose, nobody knows"
+
+
+def test_scores_of_namesakes_are_kept_apart_where_they_cannot_lie_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream_ad.proposing.writing.os.access", lambda *_: False)
+    found = [file_places(FileSource(type="file", path=f"{site}/data.csv"), tmp_path / "c.yaml") for site in "ab"]
+    assert [places.scores for places in found] == ["a-data.scores.jsonl", "b-data.scores.jsonl"]
+
+
+def test_topics_of_one_name_at_two_brokers_share_no_registry() -> None:
+    found = [topic_places(load_topic_source(), {}, Path(f"{site}.yaml")).registry for site in "ab"]
+    assert found == ["models/a", "models/b"]
+    assert topic_places(load_topic_source(), {}, Path("config.yaml")).registry == "models/t"
+
+
 def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b\n" + "".join(f"{noise(i)},{noise(i + 4)}\n" for i in range(60)))
     config = tmp_path / "c.yaml"
@@ -360,7 +407,7 @@ def test_a_password_is_named_and_never_written(tmp_path: Path, monkeypatch: pyte
         | {"sasl_username": "me", "sasl_password": "hunter2"}
     )
     found = proposal_of([orjson.dumps({"a": noise(i)}) for i in range(N)])
-    text = config_text(found, topic_places(source, {"sasl_password": "PLANT_PASSWORD"}))
+    text = config_text(found, topic_places(source, {"sasl_password": "PLANT_PASSWORD"}, tmp_path / "c.yaml"))
     assert "sasl_password: ${PLANT_PASSWORD}" in text
     assert "hunter2" not in text
     write_config(text, tmp_path / "c.yaml")

@@ -59,11 +59,12 @@ def init(request: Request, console: Console, environ: Mapping[str, str] | None =
     source: KafkaSource | FileSource
     if request.file is not None:
         sample, source = sample_file(request.file, progress)
-        places = file_places(source)
+        places = file_places(source, request.output)
     else:
         source = kafka_source(request, environ)
         sample = sample_topics(source, progress)
-        places = topic_places(source, {key: name for key, name in request.secrets.items() if name})
+        secrets = {key: name for key, name in request.secrets.items() if name}
+        places = topic_places(source, secrets, request.output)
     proposal = propose(sample, is_file=request.file is not None)
     try:
         write_config(config_text(proposal, places), request.output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,39 @@ class Places:
         return [topic for topic in (self.scores, self.anomalies, self.dead_letters) if topic and self.anomalies]
 
 
-def topic_places(source: KafkaSource, secrets: dict[str, str]) -> Places:
+def topic_places(source: KafkaSource, secrets: dict[str, str], config: Path) -> Places:
     """Names that follow from the first input topic."""
     topic = source.topics[0]
-    return Places(source, secrets, f"models/{topic}", f"{topic}.scores", f"{topic}.anomalies", f"{topic}.dead-letters")
+    outputs = (f"{topic}.scores", f"{topic}.anomalies", f"{topic}.dead-letters")
+    return Places(source, secrets, registry_of(config, topic), *outputs)
 
 
-def file_places(source: FileSource) -> Places:
+def file_places(source: FileSource, config: Path) -> Places:
     """The scores go beside the file, or here if that folder cannot be written."""
     path = Path(source.path)
     stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
-    folder = path.parent if os.access(path.parent, os.W_OK) else Path()
-    return Places(source, {}, f"models/{stem}", str(folder / f"{stem}.scores.jsonl"))
+    # Files of many places are called data.csv: away from its folder, a name needs the folder's.
+    full = stem if path.parent == Path() else f"{path.resolve().parent.name}-{stem}"
+    scores = path.parent / stem if os.access(path.parent, os.W_OK) else Path(full)
+    return Places(source, {}, registry_of(config, full), f"{scores}.scores.jsonl")
+
+
+def registry_of(config: Path, read: str) -> str:
+    """A folder beside the configuration that no other one has: a model learned for another plant must not go live.
+
+    It has the configuration's name; `config.yaml` tells nothing, so there the name of what is `read` stands in.
+    """
+    name = read if config.stem == "config" else config.stem
+    folders = (config.parent / "models" / one for one in chain([name], (f"{name}-{i}" for i in count(2))))
+    return str(next(folder for folder in folders if is_free(folder)))
+
+
+def is_free(folder: Path) -> bool:
+    """Whether nothing is in a folder, or it is not there."""
+    try:
+        return not any(folder.iterdir())
+    except OSError:
+        return not os.path.lexists(folder)
 
 
 def config_text(proposal: Proposal, places: Places) -> str:
@@ -204,7 +226,12 @@ def _outputs(places: Places) -> list[str]:
             entry("anomalies_topic", places.anomalies, "flagged rows once more"),
             entry("dead_letter_topic", places.dead_letters, "records that cannot be read, as they came"),
         ]
-    return [*lines, "", "registry:", entry("path", escaped(places.registry), "models and window: put it on a volume")]
+    return [
+        *lines,
+        "",
+        "registry:",
+        entry("path", escaped(places.registry), "its models, no other configuration's: put it on a volume"),
+    ]
 
 
 def entry(key: str, value: Any, why: str) -> str:
