@@ -311,6 +311,82 @@ def test_how_a_csv_file_is_written(
     assert settings.schema_.features == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("delimiter", "separator", "mark"),
+    [(",", ",", "."), (";", ",", "."), (";", ".", ","), ("\t", ",", "."), ("\t", ".", ",")],
+)
+def test_separators_of_thousands_are_never_taken_for_decimal_points(
+    tmp_path: Path, delimiter: str, separator: str, mark: str
+) -> None:
+    """1.001 beside 999: one of them would be 1000 times too small."""
+    lines = [delimiter.join(["rpm", "power", "temp"])]
+    for i in range(60):
+        rpm, power = (f"{n:,}".replace(",", separator) for n in (round(40 * noise(i)), 11_000 + i * 7 % 53))
+        temp = f"{noise(i + 4):.2f}".replace(".", mark)
+        lines.append(delimiter.join(f'"{cell}"' for cell in (rpm, power, temp)))
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    done = run("init", "--file", tmp_path / "x.csv", "-o", tmp_path / "c.yaml")
+    assert done.exit_code == 0, done.output
+    settings = load(tmp_path / "c.yaml")
+    assert settings.schema_.features == ["temp"]
+    assert isinstance(settings.source, FileSource)
+    assert settings.source.decimal_comma == (mark == ",")
+    for name in ("rpm", "power"):
+        assert f"note: {name} is left out: thousands separators" in done.output
+    assert "export the file without them" in done.output
+
+
+def test_separators_of_thousands_that_come_late_are_seen_too() -> None:
+    rpm = [f"{round(70 * noise(i)):,}".replace(",", ".") for i in range(N - 10)] + ["985", "990"] * 5
+    values: list[bytes | None] = [orjson.dumps({"rpm": one, "t": noise(i)}) for i, one in enumerate(rpm)]
+    assert proposal_of(values).features == ["t"]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["1,234", "2,100", "12,345", "0,500"],
+        ["1,234", "2,100", "12,345"],
+        ["1,234", "2,1", "12"],
+        ["1,234", "2,345", "0"],
+        ["1,234", "2,345", "-1", "-999"],
+    ],
+)
+def test_numbers_with_three_decimals_stay_numbers(tmp_path: Path, cells: list[str]) -> None:
+    lines = ["flow;n", *(f"{cells[i * 7 % 11 % len(cells)]};{20 + i * 7 % 11}" for i in range(60))]
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    done = run("init", "--file", tmp_path / "x.csv", "-o", tmp_path / "c.yaml")
+    assert done.exit_code == 0, done.output
+    settings = load(tmp_path / "c.yaml")
+    assert settings.schema_.features == ["flow", "n"]
+    assert isinstance(settings.source, FileSource)
+    assert settings.source.decimal_comma
+
+
+def test_a_file_with_nothing_but_separators_of_thousands_says_so(tmp_path: Path) -> None:
+    lines = ["rpm;power", *(f"{round(40 * noise(i)):,};{11_000 + 7 * i % 53:,}" for i in range(60))]
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    done = run("init", "--file", tmp_path / "x.csv", "-o", tmp_path / "c.yaml")
+    assert done.exit_code == 2
+    assert "thousands separators" in done.output
+
+
+@pytest.mark.parametrize("missing", ["", "NA", "Bad"])
+@pytest.mark.parametrize(("above", "skip"), [(["ts,a,b"], 0), (["site A,,", ",,", "ts,a,b", "s,,"], 1)])
+def test_rows_before_the_first_reading_are_data(tmp_path: Path, missing: str, above: list[str], skip: int) -> None:
+    """The configuration serves the next file too, which may begin with readings."""
+    lines = above[:]
+    for i in range(60):
+        a, b = (missing, missing) if i < 3 else (f"{noise(i)}", f"{noise(i + 4)}")
+        lines.append(f"2031-03-04T09:{i:02d}:00,{a},{b}")
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    done = run("init", "--file", tmp_path / "x.csv", "-o", tmp_path / "c.yaml")
+    assert done.exit_code == 0, done.output
+    source = load(tmp_path / "c.yaml").source
+    assert isinstance(source, FileSource)
+    assert (source.header_line, source.skip_after_header) == (len(above) - skip, skip)
+
+
 def test_a_parquet_file(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet

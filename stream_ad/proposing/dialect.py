@@ -6,12 +6,14 @@ import gzip
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from stream_ad.config import FileSource
-from stream_ad.proposing.fields import MISSING_WORDS
+from stream_ad.proposing.fields import MISSING_WORDS, NO_READING
+from stream_ad.proposing.thousands import HOW_TO_MEND, thousands_columns
 from stream_ad.records.numbers import NotANumber, to_number
 from stream_ad.transports import ConfigurationError
 from stream_ad.transports.csv_rows import CsvReader
@@ -25,28 +27,38 @@ POINT_NUMBER = re.compile(r"\s*[+-]?\d*\.\d+([eE][+-]?\d+)?\s*", re.ASCII)
 Rows = list[list[str]]
 
 
-def find_dialect(path: Path) -> tuple[FileSource, list[str], list[str]]:
-    """The settings to read a CSV file by, all of its column names, and of those the columns of numbers.
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a CSV file is to be read."""
 
-    Raises `ConfigurationError` for a file without a header, without rows or without numbers.
-    """
+    settings: FileSource
+    names: list[str]
+    """Of all columns."""
+    numeric: list[str]
+    """Those of the columns of numbers that can be read."""
+    thousands: list[str]
+    """Those of the columns whose numbers have separators of thousands."""
+
+
+def find_dialect(path: Path) -> Dialect:
+    """Raises `ConfigurationError` for a file without a header, without rows or without numbers."""
     lines = list(islice(first_lines(path), LINES))
     if not lines:
         raise ConfigurationError(f"{path} is empty: there is nothing to look at")
     tried = {delimiter: read_rows(lines, path, delimiter) for delimiter in DELIMITERS}
     delimiter = max(DELIMITERS, key=lambda one: fit(tried[one], one))
     rows = tried[delimiter]
-    cells = [cell for row in rows for cell in row]
-    commas = sum(COMMA_NUMBER.fullmatch(cell) is not None for cell in cells)
-    decimal_comma = delimiter != "," and commas > sum(POINT_NUMBER.fullmatch(cell) is not None for cell in cells)
     width = usual_width(rows)
-    numeric = numeric_columns(rows, width, decimal_comma)
+    thousands = thousands_columns(list(zip(*(row for row in rows if len(row) == width), strict=True)))
+    decimal_comma = delimiter != "," and has_decimal_commas(rows, thousands)
+    commas = decimal_comma or bool(thousands)
+    numeric = numeric_columns(rows, width, commas)
     if not numeric:
         raise ConfigurationError(
             f"{path}: no column of numbers is below its first lines. It begins\n    "
             + "\n    ".join(line.decode(errors="replace")[:100] for line in lines[:4])
         )
-    first_data = next(i for i, row in enumerate(rows) if is_data(row, numeric, decimal_comma))
+    first_data = find_data(rows, numeric, commas)
     header = find_header(rows, first_data, width, numeric, path)
     settings = FileSource(
         type="file",
@@ -57,7 +69,13 @@ def find_dialect(path: Path) -> tuple[FileSource, list[str], list[str]]:
         skip_after_header=first_data - header - 1,
     )
     names = rows[header]
-    return settings, names, [names[i] for i in numeric if i < len(names)]
+    readable = [names[i] for i in numeric if i < len(names) and i not in thousands]
+    if not readable:
+        raise ConfigurationError(
+            f"{path}: no column of numbers can be read: {names[numeric[0]]} seems to have thousands separators, as in "
+            f"{rows[first_data][numeric[0]]}, which {HOW_TO_MEND}"
+        )
+    return Dialect(settings, names, readable, [names[i] for i in sorted(thousands) if i < len(names)])
 
 
 def first_lines(path: Path) -> Iterator[bytes]:
@@ -108,15 +126,50 @@ def numeric_columns(rows: Rows, width: int, comma: bool) -> list[int]:
     below = usual[len(usual) // 2 :]
     found = []
     for i in range(width):
-        there = [row[i] for row in below if row[i].strip() and row[i].strip() not in MISSING_WORDS]
+        there = [row[i] for row in below if not is_missing(row[i])]
         if there and sum(is_number(cell, comma) for cell in there) >= LEAST_NUMERIC * len(there):
             found.append(i)
     return found
 
 
+def has_decimal_commas(rows: Rows, thousands: set[int]) -> bool:
+    """Whether more cells are numbers with a decimal comma than with a decimal point."""
+    cells = [cell for row in rows for i, cell in enumerate(row) if i not in thousands]
+    commas = sum(COMMA_NUMBER.fullmatch(cell) is not None for cell in cells)
+    return commas > sum(POINT_NUMBER.fullmatch(cell) is not None for cell in cells)
+
+
+def find_data(rows: Rows, numeric: list[int], comma: bool) -> int:
+    """The first row of data; a logger's first rows may come before its sensors' first readings."""
+    first = next(i for i, row in enumerate(rows) if is_data(row, numeric, comma))
+    while first > 0 and is_without_readings(rows[first - 1], rows[first], numeric):
+        first -= 1
+    return first
+
+
+def is_missing(cell: str) -> bool:
+    return not cell.strip() or cell.strip() in MISSING_WORDS or cell.strip().lower() in NO_READING
+
+
+def is_without_readings(row: list[str], below: list[str], numeric: list[int]) -> bool:
+    """Whether a row has what the one below it has, a time or a name, and only the readings are missing."""
+    if len(row) != len(below) or not all(is_missing(row[i]) for i in numeric if i < len(row)):
+        return False
+    return all(is_missing(cell) or shape(cell) == shape(other) for cell, other in zip(row, below, strict=True))
+
+
+def shape(cell: str) -> str:
+    """A text with its numbers and words made one: two times have the same, a time and its unit have not.
+
+    >>> shape("2031-03-04 09:00"), shape("pump 7"), shape("pump"), shape("sec")
+    ('0-0-0 0:0', 'a 0', 'a', 'a')
+    """
+    return re.sub(r"[^\W\d]+", "a", re.sub(r"\d+([.,]\d+)?", "0", cell.strip()))
+
+
 def is_data(row: list[str], numeric: list[int], comma: bool) -> bool:
     """Whether most of what a row has in the columns of numbers is a number."""
-    there = [row[i] for i in numeric if i < len(row) and row[i].strip() and row[i].strip() not in MISSING_WORDS]
+    there = [row[i] for i in numeric if i < len(row) and not is_missing(row[i])]
     return sum(is_number(cell, comma) for cell in there) > 0.5 * len(there)
 
 

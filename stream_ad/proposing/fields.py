@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stream_ad.learning.data_report import never_falls, steps_within
 from stream_ad.proposing import names
 from stream_ad.proposing.table import Column, Path, Table
+from stream_ad.proposing.thousands import HOW_TO_MEND, LOOKS, SEPARATORS, has_thousands
 from stream_ad.records.numbers import NotANumber, shown, to_number
 from stream_ad.records.timestamps import BY_SIZE, PER_MILLISECOND, parse_timestamp
 
@@ -141,15 +142,13 @@ def _field(path: Path, column: Column, rows: int) -> Field:
     return Field(".".join(path), path, numbers, raw, at, texts)
 
 
-def decide_fields(fields: list[Field], groups: Sequence[Hashable], *, needs_key: bool, repeated: Sequence[str]) -> None:
-    """Say of each field what it looks like and what it is used for.
+def decide_fields(fields: list[Field], groups: Sequence[Hashable], *, needs_key: bool) -> None:
+    """Say of each field that is not out of reach what it looks like and what it is used for.
 
-    `needs_key`: records have no keys of their own, so a field may give them. `repeated`: columns whose name stands
-    twice. At most one field becomes the timestamp, one the id, one the key.
+    `needs_key`: records have no keys of their own, so a field may give them. At most one field becomes the
+    timestamp, one the id, one the key.
     """
     rows = len(groups)
-    for one in fields:
-        _out_of_reach(one, repeated)
     for one in fields:
         if not one.looks and not one.numeric:
             _text(one, rows)
@@ -166,14 +165,27 @@ def decide_fields(fields: list[Field], groups: Sequence[Hashable], *, needs_key:
                 one.decide("constant", f"the same in all of {rows} rows, which are too few to tell", "feature")
 
 
-def _out_of_reach(one: Field, repeated: Sequence[str]) -> None:
-    """Fields that the configuration cannot name."""
-    if any("." in part for part in one.path):
-        one.decide("name with a dot", "a dot in schema.features leads into a nested object: rename the field")
-    elif not one.name.strip() or not one.name.isprintable():
-        one.decide("no name", "a field needs a name of printable characters")
-    elif one.name in repeated:
-        one.decide("named twice", "two columns have this name: rename one")
+def out_of_reach(fields: list[Field], repeated: Sequence[str], thousands: Sequence[str]) -> None:
+    """Decide on fields that the configuration cannot name, or whose numbers the worker would misread.
+
+    `repeated`: columns whose name stands twice. `thousands`: columns with separators of thousands.
+    """
+    for one in fields:
+        if any("." in part for part in one.path):
+            one.decide("name with a dot", "a dot in schema.features leads into a nested object: rename the field")
+        elif not one.name.strip() or not one.name.isprintable():
+            one.decide("no name", "a field needs a name of printable characters")
+        elif one.name in repeated:
+            one.decide("named twice", "two columns have this name: rename one")
+        elif one.name in thousands or _has_thousands(one):
+            texts = [shown_value(value) for value in one.raw if isinstance(value, str)]
+            beside = " beside ".join(dict.fromkeys([max(texts, key=len), min(texts, key=len)]))
+            one.decide(LOOKS, f"as in {beside}, {HOW_TO_MEND}")
+
+
+def _has_thousands(one: Field) -> bool:
+    texts = [value for value in one.raw if isinstance(value, str)]
+    return any(has_thousands(texts, separator) for separator in SEPARATORS)
 
 
 def _text(one: Field, rows: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stream_ad.config import FileSource
 from stream_ad.proposing.dialect import find_dialect
+from stream_ad.proposing.fields import MISSING_WORDS, NO_READING
 from stream_ad.proposing.sample import PROGRESS_SECONDS, Progress, Sample
 from stream_ad.records import RecordSchema
 from stream_ad.transports import ConfigurationError
@@ -14,6 +15,8 @@ from stream_ad.transports.file import FileSource as FileReader
 
 MOST_ROWS = 10_000
 LONGEST_SECONDS = 15.0
+ANY_WORD = tuple({*MISSING_WORDS, *(write(one) for one in NO_READING for write in (str, str.upper, str.capitalize))})
+"""Which of them the configuration will need is found out from the rows."""
 
 
 def sample_file(path: Path, progress: Progress) -> tuple[Sample, FileSource]:
@@ -24,17 +27,18 @@ def sample_file(path: Path, progress: Progress) -> tuple[Sample, FileSource]:
     if not path.is_file():
         raise ConfigurationError(f"there is no file {path}")
     settings = FileSource(type="file", path=str(path))
-    columns, repeated = ["-"], []
+    columns, repeated, thousands = ["-"], [], list[str]()
     kind = path.name.removesuffix(".gz")
     if kind.endswith(".csv"):
-        settings, names, columns = find_dialect(path)
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        columns = [name for name in columns if "." not in name and name not in repeated] or columns
+        dialect = find_dialect(path)
+        settings, thousands = dialect.settings, dialect.thousands
+        repeated = sorted({name for name in dialect.names if dialect.names.count(name) > 1})
+        columns = [name for name in dialect.numeric if "." not in name and name not in repeated] or dialect.numeric
     elif kind.endswith(".parquet"):
         names = parquet_columns(path)
         repeated = sorted({name for name in names if names.count(name) > 1})
         columns = [name for name in names if "." not in name and name not in repeated]
-    reader = FileReader(settings, RecordSchema(list(dict.fromkeys(columns))))
+    reader = FileReader(settings, RecordSchema(list(dict.fromkeys(columns)), missing_words=ANY_WORD))
     reader.open()
     try:
         values, total, whole = spread_rows(reader, progress)
@@ -42,7 +46,8 @@ def sample_file(path: Path, progress: Progress) -> tuple[Sample, FileSource]:
         reader.close()
     if not values:
         raise ConfigurationError(f"{path} has no row in it: there is nothing to look at")
-    sample = Sample(f"file {path}", list(values), [0] * len(values), total, repeated_columns=repeated)
+    sample = Sample(f"file {path}", list(values), [0] * len(values), total)
+    sample.repeated_columns, sample.thousands_columns = repeated, thousands
     if not whole:
         sample.notes.append(f"the file is long: its first {total} rows were read within {LONGEST_SECONDS:g} s")
     return sample, settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from stream_ad.proposing import thousands
 from stream_ad.proposing.fields import (
     FEW_ROWS,
     NO_READING,
@@ -12,6 +13,7 @@ from stream_ad.proposing.fields import (
     array_length,
     choose_array,
     decide_fields,
+    out_of_reach,
     read_fields,
 )
 from stream_ad.proposing.pace import Pace, of_file, of_stream
@@ -57,7 +59,8 @@ def propose(sample: Sample, *, is_file: bool) -> Proposal:
         features = [one.name for one in fields]
     else:
         needs_key = is_file or not sample.has_keys
-        decide_fields(fields, table.groups, needs_key=needs_key, repeated=sample.repeated_columns)
+        out_of_reach(fields, sample.repeated_columns, sample.thousands_columns)
+        decide_fields(fields, table.groups, needs_key=needs_key)
         array = choose_array(fields)
         features = array_names(array) if array else [one.name for one in fields if one.use == "feature"]
     if not features:
@@ -140,6 +143,9 @@ def warn(proposal: Proposal, rows: int, is_file: bool) -> list[str]:
         found.append(f"{table.tombstones} of {table.records} records have no value (tombstones): they are skipped")
     found += [
         f"{one.name}: {note}: bad records" for one in proposal.fields if one.use == "feature" for note in one.notes
+    ]
+    found += [
+        f"{one.name} is left out: {one.looks}, {one.why}" for one in proposal.fields if one.looks == thousands.LOOKS
     ]
     if len(proposal.features) == 1:
         found.append("there is one feature only: what is found lies in its own distribution")

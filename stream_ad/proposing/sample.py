@@ -33,6 +33,8 @@ class Sample:
     """What was assumed while sampling."""
     repeated_columns: list[str] = field(default_factory=list)
     """Columns of a file whose name stands there twice."""
+    thousands_columns: list[str] = field(default_factory=list)
+    """Columns of a file whose numbers have separators of thousands."""
 
     @property
     def has_keys(self) -> bool:
