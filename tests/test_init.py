@@ -39,6 +39,9 @@ def noise(i: int) -> float:
     return round(20.0 + 5.0 * math.sin(i * 0.7) + (i * 37 % 11) / 7.0, 3)
 
 
+NUMBERS = "a,b\n" + "".join(f"{noise(i)},{noise(i + 4)}\n" for i in range(60))
+
+
 def proposal_of(values: list[bytes | None], **known: Any) -> Proposal:
     sample = Sample("topic t", values, [0] * len(values), total=len(values), **known)
     return propose(sample, is_file=False)
@@ -398,6 +401,103 @@ def test_a_parquet_file(tmp_path: Path) -> None:
     assert load(tmp_path / "c.yaml").schema_.features == ["t", "on"]
 
 
+def test_parquet_columns_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    times = pyarrow.array([1_930_381_200_000_000_123 + i for i in range(N)], pyarrow.timestamp("ns"))
+    columns = {
+        "t": [noise(i) for i in range(N)],
+        "far": pyarrow.array([10**8] * N, pyarrow.date32()),
+        "since": pyarrow.array([123 + i * 7 for i in range(N)], pyarrow.time64("ns")),
+        "nested": pyarrow.StructArray.from_arrays([times], ["at"]),
+        "list": pyarrow.array([[1_930_381_200_000_000_123]] * N, pyarrow.list_(pyarrow.timestamp("ns"))),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+    done = run("init", "--file", tmp_path / "x.parquet", "-o", tmp_path / "c.yaml")
+    assert done.exit_code == 0, done.output
+    assert load(tmp_path / "c.yaml").schema_.features == ["t"]
+
+
+def test_a_damaged_parquet_file_is_an_error_or_loses_the_damaged_column(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "x.parquet"
+    for columns, code in (("t",), 2), (("t", "u"), 0):
+        pyarrow.parquet.write_table(pyarrow.table({name: [noise(i) for i in range(N)] for name in columns}), path)
+        begin = pyarrow.parquet.ParquetFile(path).metadata.row_group(0).column(0).data_page_offset
+        content = bytearray(path.read_bytes())
+        content[begin : begin + 30] = b"\xff" * 30
+        path.write_bytes(content)
+        done = run("init", "--file", path, "-o", tmp_path / "c.yaml")
+        assert done.exit_code == code, done.output
+        assert "error: " in done.output if code else load(tmp_path / "c.yaml").schema_.features == ["u"]
+
+
+@pytest.mark.parametrize("name", ["x.csv.gz", "x.jsonl.gz"])
+@pytest.mark.parametrize("begin", [20, 100_000])
+def test_a_damaged_gzip_file_cannot_be_read(tmp_path: Path, name: str, begin: int) -> None:
+    lines = [
+        orjson.dumps({"t": noise(i), "i": i}).decode() if "json" in name else f"{noise(i)},{i}" for i in range(40_000)
+    ]
+    content = bytearray(gzip.compress(("t,i\n" * ("csv" in name) + "\n".join(lines)).encode()))
+    content[begin : begin + 300] = b"\xff" * 300
+    (tmp_path / name).write_bytes(content)
+    done = run("init", "--file", tmp_path / name, "-o", tmp_path / "c.yaml")
+    assert done.exit_code == 2, done.output
+    assert "cannot be read" in done.output
+
+
+@pytest.mark.parametrize(("file", "output"), [("x" * 300 + ".csv", "c.yaml"), ("x.csv", "x" * 300 + ".yaml")])
+def test_names_that_no_file_can_have(tmp_path: Path, file: str, output: str) -> None:
+    (tmp_path / "x.csv").write_text(NUMBERS)
+    done = run("init", "--file", tmp_path / file, "-o", tmp_path / output)
+    assert done.exit_code == 2
+    assert "File name too long" in done.output
+
+
+def test_a_folder_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    done = run("init", "--file", tmp_path / "x.csv", "-o", tmp_path / "c.yaml")
+    assert done.exit_code == 2
+    assert "Permission denied" in done.output
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+def test_utf_16_is_named(tmp_path: Path, encoding: str, name: str) -> None:
+    text = NUMBERS if name == "x.csv" else "\n".join(json.dumps({"t": noise(i)}) for i in range(60))
+    (tmp_path / name).write_text(text, encoding=encoding)
+    done = run("init", "--file", tmp_path / name, "-o", tmp_path / "c.yaml")
+    assert done.exit_code == 2
+    assert "UTF-16" in done.output
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_a_folder_is_no_place_for_a_configuration(tmp_path: Path, force: list[str]) -> None:
+    (tmp_path / "x.csv").write_text(NUMBERS)
+    for folder in (tmp_path, "."):
+        done = run("init", "--file", tmp_path / "x.csv", "-o", folder, *force)
+        assert done.exit_code == 2, done.output
+        assert "is a folder: name a file in it" in done.output
+
+
+def test_names_with_brackets_are_printed_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("[").mkdir()
+    for name in ("x[new].csv", "[/b].csv"):
+        Path(name).write_text(NUMBERS)
+        done = run("init", "--file", name, "-o", "o[new].yaml", "--force")
+        assert done.exit_code == 0, done.output
+        assert f"of file {name}" in done.output
+        assert "o[new].yaml is written" in done.output
+        assert "train -c 'o[new].yaml'" in done.output
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
@@ -415,9 +515,6 @@ def test_a_file_that_cannot_be_proposed_for_ends_with_2(tmp_path: Path, name: st
     assert done.exit_code == 2
     assert expected in done.output
     assert not (tmp_path / "c.yaml").exists()
-
-
-NUMBERS = "a,b\n" + "".join(f"{noise(i)},{noise(i + 4)}\n" for i in range(60))
 
 
 def registry(config: Path | str) -> str:
@@ -463,7 +560,7 @@ def test_topics_of_one_name_at_two_brokers_share_no_registry() -> None:
 
 
 def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text("a,b\n" + "".join(f"{noise(i)},{noise(i + 4)}\n" for i in range(60)))
+    (tmp_path / "x.csv").write_text(NUMBERS)
     config = tmp_path / "c.yaml"
     config.write_text("mine")
     done = run("init", "--file", tmp_path / "x.csv", "-o", config)

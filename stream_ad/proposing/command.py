@@ -49,8 +49,7 @@ def init(request: Request, console: Console, environ: Mapping[str, str] | None =
         raise ConfigurationError(
             "say what to look at: either --bootstrap HOST:PORT --topic NAME, or --file PATH, and not both"
         )
-    if request.output.exists() and not request.force:
-        raise ConfigurationError(f"{request.output} is there already: name another with -o, or overwrite it by --force")
+    check_output(request.output, request.force)
 
     def progress(text: str) -> None:
         console.print(Text(text, style="dim"))
@@ -76,6 +75,17 @@ def init(request: Request, console: Console, environ: Mapping[str, str] | None =
     missing = settle_topics(request, source, places) if isinstance(source, KafkaSource) else []
     console.print(Text(f"{request.output} is written: {len(proposal.features)} features", style="green"))
     tell_next(request, missing, console)
+
+
+def check_output(output: Path, force: bool) -> None:
+    """Raise `ConfigurationError` for what may not be overwritten, before minutes go into the sample."""
+    try:
+        if output.is_dir():
+            raise ConfigurationError(f"{output} is a folder: name a file in it with -o")
+        if output.exists() and not force:
+            raise ConfigurationError(f"{output} is there already: name another with -o, or overwrite it by --force")
+    except OSError as error:
+        raise ConfigurationError(f"{output} cannot be written: {error.strerror}: name another file with -o") from error
 
 
 def kafka_source(request: Request, environ: Mapping[str, str]) -> KafkaSource:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_ad.config import FileSource
+from stream_ad.proposing.encoding import is_utf16
 from stream_ad.proposing.fields import MISSING_WORDS, NO_READING
 from stream_ad.proposing.thousands import HOW_TO_MEND, thousands_columns
 from stream_ad.records.numbers import NotANumber, to_number
@@ -84,10 +86,10 @@ def first_lines(path: Path) -> Iterator[bytes]:
     try:
         with opener(path, "rb") as file:
             for number, line in enumerate(file):
-                if number == 0 and line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                if number == 0 and is_utf16(line):
                     raise ConfigurationError(f"{path} is UTF-16: save it as UTF-8")
                 yield line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 

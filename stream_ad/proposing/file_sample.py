@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from pathlib import Path
 
 from stream_ad.config import FileSource
@@ -17,6 +18,8 @@ MOST_ROWS = 10_000
 LONGEST_SECONDS = 15.0
 ANY_WORD = tuple({*MISSING_WORDS, *(write(one) for one in NO_READING for write in (str, str.upper, str.capitalize))})
 """Which of them the configuration will need is found out from the rows."""
+DAMAGES = (OSError, EOFError, zlib.error, ValueError, ArithmeticError, NotImplementedError)
+"""What the readers of gzip and of Parquet raise; a moment out of Python's range is an `ArithmeticError`."""
 
 
 def sample_file(path: Path, progress: Progress) -> tuple[Sample, FileSource]:
@@ -24,33 +27,73 @@ def sample_file(path: Path, progress: Progress) -> tuple[Sample, FileSource]:
 
     Raises `ConfigurationError` for a file that is not there, is of another kind, or has nothing in it.
     """
-    if not path.is_file():
+    if not is_there(path):
         raise ConfigurationError(f"there is no file {path}")
     settings = FileSource(type="file", path=str(path))
-    columns, repeated, thousands = ["-"], [], list[str]()
+    columns, repeated, thousands, unreadable = ["-"], list[str](), list[str](), list[str]()
     kind = path.name.removesuffix(".gz")
     if kind.endswith(".csv"):
         dialect = find_dialect(path)
         settings, thousands = dialect.settings, dialect.thousands
-        repeated = sorted({name for name in dialect.names if dialect.names.count(name) > 1})
+        repeated = repeated_in(dialect.names)
         columns = [name for name in dialect.numeric if "." not in name and name not in repeated] or dialect.numeric
     elif kind.endswith(".parquet"):
         names = parquet_columns(path)
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        repeated = repeated_in(names)
         columns = [name for name in names if "." not in name and name not in repeated]
-    reader = FileReader(settings, RecordSchema(list(dict.fromkeys(columns)), missing_words=ANY_WORD))
-    reader.open()
     try:
-        values, total, whole = spread_rows(reader, progress)
-    finally:
-        reader.close()
+        values, total, whole = read_sample(settings, columns, progress)
+    except ConfigurationError:
+        unreadable = [name for name in columns if not can_be_read(settings, name)]
+        if not kind.endswith(".parquet") or len(unreadable) in (0, len(columns)):
+            raise
+        columns = [name for name in columns if name not in unreadable]
+        values, total, whole = read_sample(settings, columns, progress)
     if not values:
         raise ConfigurationError(f"{path} has no row in it: there is nothing to look at")
     sample = Sample(f"file {path}", list(values), [0] * len(values), total)
     sample.repeated_columns, sample.thousands_columns = repeated, thousands
+    if unreadable:
+        sample.notes.append(f"damaged, or of a type that is not read, and left out: {', '.join(unreadable)}")
     if not whole:
         sample.notes.append(f"the file is long: its first {total} rows were read within {LONGEST_SECONDS:g} s")
     return sample, settings
+
+
+def is_there(path: Path) -> bool:
+    """Raises `ConfigurationError` where not even that can be told."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def repeated_in(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def read_sample(settings: FileSource, columns: list[str], progress: Progress) -> tuple[list[bytes], int, bool]:
+    """As `spread_rows`. Raises `ConfigurationError` for a file that is damaged."""
+    reader = FileReader(settings, RecordSchema(list(dict.fromkeys(columns)), missing_words=ANY_WORD))
+    try:
+        reader.open()
+        return spread_rows(reader, progress)
+    except DAMAGES as error:
+        raise ConfigurationError(f"{settings.path} cannot be read: {error}") from error
+    finally:
+        reader.close()
+
+
+def can_be_read(settings: FileSource, column: str) -> bool:
+    """Whether the first rows of a single column can be read: it may be damaged, or of a type nobody converts."""
+    reader = FileReader(settings, RecordSchema([column]))
+    try:
+        reader.open()
+    except (ConfigurationError, *DAMAGES):
+        return False
+    finally:
+        reader.close()
+    return True
 
 
 def spread_rows(reader: FileReader, progress: Progress) -> tuple[list[bytes], int, bool]:
@@ -72,10 +115,9 @@ def spread_rows(reader: FileReader, progress: Progress) -> tuple[list[bytes], in
 
 def parquet_columns(path: Path) -> list[str]:
     """Raises `ConfigurationError` if it is no Parquet file."""
-    import pyarrow
     import pyarrow.parquet
 
     try:
         return list(pyarrow.parquet.read_schema(path).names)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except DAMAGES as error:
         raise ConfigurationError(f"{path} is no Parquet file: {error}") from error

@@ -22,7 +22,8 @@ def show(proposal: Proposal, console: Console) -> None:
     if not console.is_terminal:
         console = Console(file=console.file, width=PLAIN_WIDTH)
     shown = shortened(proposal.fields)
-    table = Table(title=f"{len(proposal.fields)} fields of {proposal.sample.name}", title_justify="left")
+    title = Text(f"{len(proposal.fields)} fields of {proposal.sample.name}")
+    table = Table(title=title, title_justify="left")
     for column in ("field", "looks like", "use", "why", "examples"):
         table.add_column(column, overflow="fold")
     for one in shown:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_ad.proposing.encoding import is_printable, is_utf16
 from stream_ad.proposing.sample import Sample
 from stream_ad.records.json_codec import BadRow, parse
 from stream_ad.transports import ConfigurationError
@@ -190,11 +191,12 @@ def plausible_share(x: NDArray[np.float64]) -> float:
 
 def _printable(values: list[bytes | None]) -> bool:
     """Whether the records are mostly ASCII text."""
-    joined = b"".join(value or b"" for value in values[:200])
-    return sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in joined) > 0.95 * len(joined)
+    return is_printable(b"".join(value or b"" for value in values[:200]))
 
 
 def _what_it_may_be(values: list[bytes]) -> str:
+    if is_utf16(b"".join(values[:200])):
+        return "They look like UTF-16: save or send them as UTF-8."
     for name, kind in (("big-endian float32", ">f4"), ("little-endian float64", "<f8"), ("big-endian float64", ">f8")):
         size = np.dtype(kind).itemsize
         whole = [np.frombuffer(value, kind) for value in values if value and len(value) % size == 0]

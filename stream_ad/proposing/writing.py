@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -105,7 +106,8 @@ def write_config(text: str, path: Path) -> None:
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}: name another file with -o") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
 
 
 def _source(places: Places) -> list[str]:
