@@ -41,14 +41,9 @@ def sample_file(path: Path, progress: Progress) -> tuple[Sample, FileSource]:
         names = parquet_columns(path)
         repeated = repeated_in(names)
         columns = [name for name in names if "." not in name and name not in repeated]
-    try:
-        values, total, whole = read_sample(settings, columns, progress)
-    except ConfigurationError:
-        unreadable = [name for name in columns if not can_be_read(settings, name)]
-        if not kind.endswith(".parquet") or len(unreadable) in (0, len(columns)):
-            raise
+        unreadable = unreadable_columns(settings, columns)
         columns = [name for name in columns if name not in unreadable]
-        values, total, whole = read_sample(settings, columns, progress)
+    values, total, whole = read_sample(settings, columns, progress)
     if not values:
         raise ConfigurationError(f"{path} has no row in it: there is nothing to look at")
     sample = Sample(f"file {path}", list(values), [0] * len(values), total)
@@ -84,9 +79,17 @@ def read_sample(settings: FileSource, columns: list[str], progress: Progress) ->
         reader.close()
 
 
-def can_be_read(settings: FileSource, column: str) -> bool:
-    """Whether the first rows of a single column can be read: it may be damaged, or of a type nobody converts."""
-    reader = FileReader(settings, RecordSchema([column]))
+def unreadable_columns(settings: FileSource, columns: list[str]) -> list[str]:
+    """Columns of a Parquet file that are damaged, or of a type that is not read, unless all are."""
+    if not columns or can_be_read(settings, columns):
+        return []
+    found = [name for name in columns if not can_be_read(settings, [name])]
+    return found if len(found) < len(columns) else []
+
+
+def can_be_read(settings: FileSource, columns: list[str]) -> bool:
+    """Whether the first rows can be."""
+    reader = FileReader(settings, RecordSchema(columns))
     try:
         reader.open()
     except (ConfigurationError, *DAMAGES):
