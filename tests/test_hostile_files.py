@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from stream_ad import config
-from stream_ad.records import Decoded, RecordSchema, format_timestamp, make_decoder
-from stream_ad.transports import ConfigurationError, make_sink
-from stream_ad.transports.file import FileSource
+from stream_ad.records import DeadLetter, Decoded, RecordSchema, format_timestamp, make_decoder
+from stream_ad.transports import ConfigurationError, DeliveryError, make_sink
+from stream_ad.transports.file import FileSink, FileSource
 
 SCHEMA = RecordSchema(["a", "b"], timestamp="ts")
 
@@ -169,3 +169,73 @@ def test_the_input_is_never_written_over(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="the file that is read"):
         make_sink(sink_config(tmp_path, {"type": "file", "path": str(path)}))
     assert path.read_bytes() == b'{"a":1}\n'
+
+
+@pytest.mark.parametrize("name", ["out.dead-letters.jsonl", "out.episodes.jsonl", "hard-link.jsonl"])
+def test_no_file_beside_the_scores_is_the_input(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b'{"a":1}\n')
+    if name.startswith("hard"):
+        (tmp_path / "out.jsonl").hardlink_to(path)
+    settings = sink_config(tmp_path, {"type": "file", "path": str(path)})
+    settings = settings.model_copy(update={"alerts": config.Alerts(emit="episodes")})
+    with pytest.raises(ConfigurationError, match="the file that is read"):
+        make_sink(settings)
+    assert path.read_bytes() == b'{"a":1}\n'
+
+
+def test_outputs_stay_until_there_are_others(tmp_path: Path) -> None:
+    settings = sink_config(tmp_path, {"type": "file", "path": str(tmp_path / "in.jsonl")})
+    kept = {tmp_path / "out.jsonl": "yesterday", tmp_path / "out.dead-letters.jsonl": "its bad ones"}
+    for path, text in kept.items():
+        path.write_text(text)
+    sink = make_sink(settings)
+    sink.open()
+    sink.close()
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == kept
+
+
+def test_looking_whether_outputs_can_be_written_makes_none(tmp_path: Path) -> None:
+    sink = make_sink(sink_config(tmp_path, {"type": "file", "path": str(tmp_path / "in.jsonl")}))
+    sink.open()
+    sink.close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
+def test_no_rows_make_an_empty_output(tmp_path: Path, name: str) -> None:
+    path, stale = tmp_path / name, tmp_path / "out.dead-letters.jsonl"
+    path.write_bytes(b"old")
+    stale.write_bytes(b"old")
+    sink = FileSink(config.FileSink(type="file", path=str(path)))
+    sink.open()
+    sink.flush()
+    sink.close()
+    written = path.read_bytes()
+    assert (gzip.decompress(written) if name.endswith(".gz") else written) == b""
+    assert not stale.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a Linux device")
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_a_full_disk_is_told_once(size: int) -> None:
+    sink = FileSink(config.FileSink(type="file", path="/dev/full"))
+    sink.open()
+    with pytest.raises(DeliveryError, match="/dev/full cannot be written: No space left"):
+        sink.write([None], [b"1" * size])
+        sink.flush()
+    sink.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a Linux device")
+@pytest.mark.parametrize("kind", ["dead-letters", "episodes"])
+def test_a_full_disk_is_told_of_by_the_files_beside(tmp_path: Path, kind: str) -> None:
+    sink = FileSink(config.FileSink(type="file", path=str(tmp_path / "out.jsonl")), append=True, episodes=True)
+    (tmp_path / f"out.{kind}.jsonl").symlink_to("/dev/full")
+    sink.open()
+    with pytest.raises(DeliveryError, match=f"{kind}.jsonl cannot be written: No space left"):
+        if kind == "episodes":
+            sink.write_alerts([None], [b"1" * 1_000_000])
+        else:
+            sink.write_dead_letters([DeadLetter(None, b"1" * 1_000_000, [], 0, "parse", "t", 0, 0)])
+    sink.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,12 +89,27 @@ def make_sink(settings: config.Config) -> Sink:
         from stream_ad.transports.file import FileSink
 
         resumes = isinstance(settings.source, config.KafkaSource)
-        if isinstance(settings.source, config.FileSource):
-            _check_apart(settings.source.path, settings.sink.path)
-        return FileSink(settings.sink, append=resumes, episodes=settings.alerts.emit == "episodes")
+        sink = FileSink(settings.sink, append=resumes, episodes=settings.alerts.emit == "episodes")
+        for read in (settings.source, settings.training.labels):
+            if isinstance(read, config.FileSource | config.LabelsFile):
+                _check_apart(read.path, sink.paths)
+        return sink
     raise ConfigurationError("sink.type memory is for programs: give the sink to Worker(config, sink=...)")
 
 
-def _check_apart(source: str, sink: str) -> None:
-    if Path(source).resolve() == Path(sink).resolve():
-        raise ConfigurationError(f"sink.path {sink} is the file that is read: it would be emptied. Name another.")
+def _check_apart(source: str, outputs: list[Path]) -> None:
+    for output in outputs:
+        if _same_file(Path(source), output):
+            raise ConfigurationError(
+                f"the outputs would go to {output}, which is the file that is read: it would be emptied. "
+                "Name another sink.path (score: -o)"
+            )
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    try:
+        return one.samefile(other)  # A hard link has a path of its own.
+    except OSError:
+        return False

@@ -7,6 +7,7 @@ import gzip
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -142,67 +143,105 @@ class FileSink:
     these do too, as NAME.episodes.jsonl; flagged rows need no second file, they are marked in the first.
 
     `append` goes on with a file that is there: for a source that resumes where it left off, whose earlier outputs
-    come only once. Else the file is begun anew, and the dead letters of an earlier run go with it.
+    come only once. Else the files are begun anew at the first write or flush, and the dead letters of an earlier run
+    go then: an input that is refused costs no outputs.
     """
 
     def __init__(self, settings: config.FileSink, append: bool = False, episodes: bool = False) -> None:
         self._path = Path(settings.path)
-        self._mode = "ab" if append else "wb"
-        self._with_episodes = episodes
-        self._file: IO[bytes] | None = None
-        self._letters: IO[bytes] | None = None
-        self._episodes: IO[bytes] | None = None
+        self._letters = self._beside("dead-letters")
+        self._episodes = self._beside("episodes") if episodes else None
+        self._append = append
+        self._files: dict[Path, IO[bytes]] = {}
+        self._begun = False
+        self._failed = False
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files that may be written or removed."""
+        return [path for path in (self._path, self._letters, self._episodes) if path is not None]
 
     def open(self) -> None:
-        """Raises `ConfigurationError` if the file cannot be written."""
-        if self._file is not None:
-            return
-        self._file = self._create(self._path)
-        if self._with_episodes:
-            self._episodes = self._create(self._beside("episodes"))
-        if self._mode == "wb":
-            self._beside("dead-letters").unlink(missing_ok=True)
+        """Raises `ConfigurationError` if the files cannot be written; what they hold stays."""
+        for path in self.paths:
+            check_writable(path)
 
     def write(self, keys: list[bytes | None], values: list[bytes]) -> None:
-        assert self._file is not None, "open() comes first"
-        if values:
-            self._file.write(b"\n".join(values) + b"\n")
+        self._write(self._path, values)
 
     def write_alerts(self, keys: list[bytes | None], values: list[bytes]) -> None:
-        if values and self._episodes is not None:
-            self._episodes.write(b"\n".join(values) + b"\n")
+        if self._episodes is not None:
+            self._write(self._episodes, values)
 
     def write_dead_letters(self, letters: list[DeadLetter]) -> None:
-        if self._letters is None:
-            self._letters = self._create(self._beside("dead-letters"))
-        for letter in letters:
-            self._letters.write(orjson.dumps(readable(letter)) + b"\n")
+        self._write(self._letters, [orjson.dumps(readable(letter)) for letter in letters])
 
     def flush(self) -> None:
-        for file in (self._file, self._letters, self._episodes):
-            if file is not None:
-                try:
-                    file.flush()
-                except OSError as error:
-                    raise DeliveryError(f"{self._path} cannot be written: {error.strerror}") from error
+        self._begin()
+        for path, file in self._files.items():
+            with self._delivering(path):
+                file.flush()
 
     def close(self) -> None:
-        for file in (self._file, self._letters, self._episodes):
-            if file is not None:
-                file.close()
-        self._file = self._letters = self._episodes = None
+        """Raises `DeliveryError` if not all could be written, unless that has been said before."""
+        with ExitStack() as closing:
+            if self._failed:
+                closing.enter_context(suppress(DeliveryError))
+            for path, file in self._files.items():
+                closing.enter_context(self._delivering(path))
+                closing.callback(file.close)
+            self._files, self._begun, self._failed = {}, False, False
 
     def _beside(self, what: str) -> Path:
         name = self._path.name.removesuffix(".gz").removesuffix(".jsonl")
         return self._path.with_name(f"{name}.{what}.jsonl")
 
-    def _create(self, path: Path) -> IO[bytes]:
-        opener: Any = gzip.open if path.suffix == ".gz" else open
+    def _begin(self) -> None:
+        """Open what every run leaves, with rows or without."""
+        if self._begun:
+            return
+        if not self._append:
+            with self._delivering(self._letters):
+                self._letters.unlink(missing_ok=True)
+        for path in (self._path, self._episodes):
+            if path is not None:
+                self._open(path)
+        self._begun = True
+
+    def _open(self, path: Path) -> IO[bytes]:
+        if path not in self._files:
+            opener: Any = gzip.open if path.suffix == ".gz" else open
+            with self._delivering(path):
+                self._files[path] = opener(path, "ab" if self._append else "wb")
+        return self._files[path]
+
+    def _write(self, path: Path, lines: list[bytes]) -> None:
+        self._begin()
+        if lines:
+            file = self._open(path)
+            with self._delivering(path):
+                file.write(b"\n".join(lines) + b"\n")
+
+    @contextmanager
+    def _delivering(self, path: Path) -> Iterator[None]:
         try:
-            file: IO[bytes] = opener(path, self._mode)
-            return file
+            yield
         except OSError as error:
-            raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+            self._failed = True
+            raise DeliveryError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def check_writable(path: Path) -> None:
+    """Raise `ConfigurationError` if a file cannot be written; leave it as it is."""
+    try:
+        there = path.exists()
+        if there and not (path.is_file() or path.is_dir()):
+            return  # Whoever reads a pipe would take the end of this look for the end of all.
+        path.open("ab").close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def readable(letter: DeadLetter) -> dict[str, Any]:
