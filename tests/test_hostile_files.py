@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +106,52 @@ def test_following_waits_for_the_rest_of_a_line(tmp_path: Path) -> None:
     assert batch.offsets.tolist() == [1]
 
 
+def test_a_followed_file_that_is_begun_anew_is_read_from_its_beginning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a":1,"b":1}\n{"a":2,"b":2}\n{"a":')
+    reader = source(path, follow=True)
+    assert len(reader.poll(0.0)) == 2
+    path.write_bytes(b'{"a":3,"b":3}\n')
+    found = [value for _ in range(4) for value in reader.poll(0.0).values]
+    assert found == [b'{"a":3,"b":3}']
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "is read from its beginning" in caplog.text
+
+
 @pytest.mark.parametrize("data", [b"", b"a,b\n"])
 def test_nothing_in_the_file_is_no_error(tmp_path: Path, data: bytes) -> None:
     assert values(csv_file(tmp_path, data)) == []
+
+
+def test_damage_inside_a_compressed_file_stops(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(b"a,b\n" + b"".join(b"%d,%d\n" % (i, i * i) for i in range(20_000)), mtime=0))
+    packed[len(packed) // 2 :] = bytes(len(packed) - len(packed) // 2)
+    path = tmp_path / "x.csv.gz"
+    path.write_bytes(packed)
+    with pytest.raises(ConfigurationError, match="cannot be read: Error -3"):
+        values(path)
+
+
+def test_what_the_system_refuses_is_told_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read: File name too long"):
+        source(tmp_path / ("x" * 300 + ".csv"))
+
+    def denied(*arguments: Any, **options: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", denied)
+    with pytest.raises(ConfigurationError, match="cannot be read: Permission denied"):
+        source(csv_file(tmp_path, b"a,b\n1,2\n"))
+
+
+def test_a_file_may_have_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path / "caf") + b"\xe9.csv"))
+    path.write_bytes(b"a,b\n1,2\n")
+    batch = read(path).batch
+    assert batch.ids == ["caf\ufffd.csv-0-0"]
+    assert len(batch.sequences()) == 1
 
 
 def test_parquet_types(tmp_path: Path) -> None:

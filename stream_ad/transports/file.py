@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import gzip
 import logging
+import os
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
@@ -38,6 +40,8 @@ class FileSource:
         self._settings = settings
         self._schema = schema
         self._path = Path(settings.path)
+        # It goes into records, which are UTF-8; the bytes of a file's name need not be.
+        self._topic = os.fsencode(self._path.name).decode(errors="replace")
         self._records: Iterator[bytes] = iter(())
         self._rows_per_poll = rows_per_poll
         self._read = 0
@@ -45,7 +49,11 @@ class FileSource:
 
     def open(self) -> None:
         """Raises `ConfigurationError` for a file that is not there or cannot be understood."""
-        if not self._path.is_file():
+        try:
+            there = self._path.is_file()
+        except OSError as error:  # a folder that may not be entered, a name that is too long
+            raise unreadable(self._path, error) from error
+        if not there:
             raise ConfigurationError(f"there is no file {self._path}")
         name = self._path.name.removesuffix(".gz")
         if name.endswith(".parquet"):
@@ -81,7 +89,7 @@ class FileSource:
         offsets = np.arange(self._read, self._read + n)
         self._read += n
         stamps = np.full(n, NO_TIMESTAMP, np.int64)
-        return RawBatch(values, [None] * n, [()] * n, stamps, [self._path.name] * n, np.zeros(n, np.int32), offsets)
+        return RawBatch(values, [None] * n, [()] * n, stamps, [self._topic] * n, np.zeros(n, np.int32), offsets)
 
     def commit(self) -> None:
         """Files have no group to commit to."""
@@ -102,24 +110,40 @@ class FileSource:
         Following, None stands for 'nothing whole yet': a line that is still being written is not handed over.
         """
         opener: Any = gzip.open if self._path.suffix == ".gz" else open
-        with opener(self._path, "rb") as file:
-            first, unfinished = True, b""
-            while True:
-                try:
-                    line = file.readline()
-                except (OSError, EOFError) as error:
-                    raise ConfigurationError(f"{self._path} cannot be read: {error}") from error
-                line = unfinished + line
-                unfinished = b""
-                if not line.endswith(b"\n") and self._settings.follow:
+        try:
+            with opener(self._path, "rb") as file:
+                yield from self._lines_of(file)
+        except (OSError, EOFError, zlib.error) as error:
+            raise unreadable(self._path, error) from error
+
+    def _lines_of(self, file: IO[bytes]) -> Iterator[Any]:
+        first, unfinished = True, b""
+        while True:
+            line = unfinished + file.readline()
+            unfinished = b""
+            if not line.endswith(b"\n") and self._settings.follow:
+                if is_cut(file):
+                    log.warning("%s is shorter than what was read of it: it is read from its beginning", self._path)
+                    file.seek(0)
+                    first = True
+                else:
                     unfinished = line
-                    yield None
-                    continue
-                if not line:
-                    return
-                if first:
-                    line, first = line.removeprefix(b"\xef\xbb\xbf"), False
-                yield line.rstrip(b"\r\n")
+                yield None
+                continue
+            if not line:
+                return
+            if first:
+                line, first = line.removeprefix(b"\xef\xbb\xbf"), False
+            yield line.rstrip(b"\r\n")
+
+
+def unreadable(path: Path, error: Exception) -> ConfigurationError:
+    return ConfigurationError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}")
+
+
+def is_cut(file: IO[bytes]) -> bool:
+    """Whether a file ends before the place where it is read: whoever writes it has begun it anew."""
+    return os.fstat(file.fileno()).st_size < file.tell()
 
 
 def chain_first(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
