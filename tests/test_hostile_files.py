@@ -6,6 +6,7 @@ import errno
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,30 @@ def test_one_stray_quote_costs_one_line(tmp_path: Path) -> None:
     assert json.loads(found[1] or b"") == ['"3,4']
 
 
+@pytest.mark.parametrize("cell", ['"12 inch pipe', '"'])
+def test_two_stray_quotes_cost_two_lines(tmp_path: Path, cell: str) -> None:
+    rows = [f"{i},{i},plain" for i in range(600)]
+    rows[100], rows[400] = f"100,100,{cell},", f"400,400,{cell},"
+    schema = RecordSchema(["a", "b"], id="a")
+    path = csv_file(tmp_path, "\n".join(["a,b,note,", *rows]).encode())
+    reader = FileSource(config.FileSource(type="file", path=str(path)), schema)
+    reader.open()
+    decoded = make_decoder(schema).decode(reader.poll(0.0))
+    assert decoded.batch.ids == [str(i) for i in range(600) if i not in (100, 400)]
+    assert [bad.record for bad in decoded.bad] == [100, 400]
+
+
+def test_quotes_that_are_not_doubled_cost_nothing_where_cells_can_be_told_apart(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, b'note,a,b\n"12" pipe",1,2\n"x" ,3,4\n')
+    assert read(path).batch.values.tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("text", [b'"one, with\ncommas, in,\nit ""quoted"""', b'"\n\n\n"', b'""', b'"a\nb\nc",'])
+def test_quoted_line_ends_commas_and_quotes_are_text(tmp_path: Path, text: bytes) -> None:
+    path = csv_file(tmp_path, b"a,b,note\n1,2," + text + b"\n3,4,x\n")
+    assert read(path).batch.values.tolist() == [[1, 2], [3, 4]]
+
+
 def test_a_cell_may_hold_a_line_end(tmp_path: Path) -> None:
     path = csv_file(tmp_path, b'note,and,more\na,b,note\n1,2,"two\nlines"\n3,4,x\n')
     assert read(path, header_line=2).batch.values.tolist() == [[1, 2], [3, 4]]
@@ -75,6 +100,75 @@ def test_a_ragged_row_is_bad_but_empty_cells_at_its_end_are_not(tmp_path: Path) 
     decoded = read(path)
     assert decoded.batch.values.tolist() == [[1, 2], [7, 8]]
     assert [bad.record for bad in decoded.bad] == [1, 2]
+
+
+def test_a_row_of_another_width_says_both_widths(tmp_path: Path) -> None:
+    bad = read(csv_file(tmp_path, b'a,b\n1,2\n3,4,5\n6\n"7,8\n')).bad
+    assert [one.message for one in bad] == [
+        "3 cells, the header has 2",
+        "1 cell, the header has 2",
+        "1 cell, the header has 2; a quote in it is not closed: '\"7,8'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"a,b,\n1,2\n3,4\n",
+        b"a,b\n1,2,\n3,4,\n",
+        b"a,b,,\n1,2,unnamed,\n3,4\n",
+        b" a ,\tb\n1,2\n3,4\n",
+        b'"a" , b\n1,2\n3,4\n',
+        b"\n\na,b\n1,2\n3,4\n",
+        b"a,b\n1,2\na,b\n3,4\n",
+    ],
+)
+def test_a_header_with_blanks_or_delimiters_around_its_names_is_that_header(tmp_path: Path, data: bytes) -> None:
+    decoded = read(csv_file(tmp_path, data))
+    assert decoded.batch.values.tolist() == [[1, 2], [3, 4]]
+    assert not decoded.bad
+
+
+def test_a_name_with_blanks_that_the_schema_has_too_is_that_column(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, b"a, b\n1,2\n")
+    reader = FileSource(config.FileSource(type="file", path=str(path)), RecordSchema(["a", " b"]))
+    reader.open()
+    assert json.loads(reader.poll(0.0).values[0] or b"") == {"a": "1", " b": "2"}
+
+
+def test_lines_around_the_header_are_counted_as_an_editor_counts_them(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, b'logger "7\n\n"plant\n\na,b\n\nm,s\n1,2\n')
+    assert read(path, header_line=5, skip_after_header=2).batch.values.tolist() == [[1, 2]]
+    with pytest.raises(ConfigurationError, match="line 5 looks like the header: --header-line 5"):
+        source(path)
+
+
+@pytest.mark.parametrize(("header", "typed"), [("a\tb", r"$'\t'"), ("a|b", "'|'")])
+def test_the_advice_for_another_delimiter_can_be_typed(tmp_path: Path, header: str, typed: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(f"--delimiter {typed} (source.delimiter")):
+        source(csv_file(tmp_path, f"{header}\n1,2\n".encode()))
+    with pytest.raises(ConfigurationError, match=re.escape(f"--delimiter {typed} --header-line 2 (source.delimiter")):
+        source(csv_file(tmp_path, f"title\n{header}\n1,2\n".encode()))
+
+
+@pytest.mark.parametrize("name", ["ts", "a"])
+def test_a_column_that_is_used_must_be_there_once(tmp_path: Path, name: str) -> None:
+    columns = [name, "a", "b", "ts"]
+    with pytest.raises(ConfigurationError, match=f"column {name} appears twice, at 1 and"):
+        source(csv_file(tmp_path, ",".join(columns).encode() + b"\n1,2,3,4\n"))
+    pq.write_table(pa.table([pa.array([1.0])] * 4, names=columns), tmp_path / "x.parquet")
+    with pytest.raises(ConfigurationError, match=f"column {name} appears twice, at 1 and"):
+        source(tmp_path / "x.parquet")
+
+
+def test_a_time_column_that_is_missing_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pq.write_table(pa.table({"a": [1.0], "b": [2.0]}), tmp_path / "x.parquet")
+    for path in (csv_file(tmp_path, b"a,b\n1,2\n"), tmp_path / "x.parquet"):
+        caplog.clear()
+        assert len(read(path).batch) == 1
+        assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+            f"{path} lacks the columns ts (schema.timestamp): its rows go without"
+        ]
 
 
 @pytest.mark.parametrize(
@@ -126,10 +220,10 @@ def test_nothing_in_the_file_is_no_error(tmp_path: Path, data: bytes) -> None:
 
 
 def test_damage_inside_a_compressed_file_stops(tmp_path: Path) -> None:
-    packed = bytearray(gzip.compress(b"a,b\n" + b"".join(b"%d,%d\n" % (i, i * i) for i in range(20_000)), mtime=0))
-    packed[len(packed) // 2 :] = bytes(len(packed) - len(packed) // 2)
+    packed = gzip.compress(b"a,b\n1,2\n3,4\n")
+    no_such_block = packed[:10] + b"\xff" * 100
     path = tmp_path / "x.csv.gz"
-    path.write_bytes(packed)
+    path.write_bytes(packed + no_such_block)
     with pytest.raises(ConfigurationError, match="cannot be read: Error -3"):
         values(path)
 
@@ -168,6 +262,51 @@ def test_parquet_types(tmp_path: Path) -> None:
     assert batch.clipped.tolist() == [True, False, False]
     assert np.isnan(batch.values[1, 0]) and batch.values[2].tolist() == [2.5, 3.0]
     assert format_timestamp(int(batch.timestamps[0])) == "2031-03-04T09:00:00.123Z"
+
+
+NANOSECONDS = pa.array([1_000_000_123], pa.timestamp("ns"))
+TIMES = {
+    "time": pa.array([1_000_000_123], pa.time64("ns")),
+    "duration": pa.array([1_000_000_123], pa.duration("ns")),
+    "date": pa.array([10**8], pa.date32()),
+    "moment": pa.array([2**62], pa.timestamp("us")),
+    "dictionary": NANOSECONDS.dictionary_encode(),
+    "struct": pa.StructArray.from_arrays([NANOSECONDS, pa.array([1.5])], ["t", "x"]),
+    "list": pa.array([[1_000_000_123]], pa.list_(pa.timestamp("ns"))),
+    "fixed": pa.array([[1_000_000_123]], pa.list_(pa.timestamp("ns"), 1)),
+    "large": pa.array([[1_000_000_123]], pa.large_list(pa.time64("ns"))),
+    "map": pa.array([[("x", 1_000_000_123)]], pa.map_(pa.string(), pa.duration("ns"))),
+}
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_no_parquet_column_of_times_costs_a_row(tmp_path: Path, name: str) -> None:
+    pq.write_table(pa.table({"a": [1.0], "b": [2.0], "ts": TIMES[name]}), tmp_path / "x.parquet")
+    assert read(tmp_path / "x.parquet").batch.values.tolist() == [[1, 2]]
+
+
+def test_parquet_times_keep_their_nanoseconds_as_texts(tmp_path: Path) -> None:
+    columns = {name: TIMES[name] for name in ("time", "dictionary", "struct", "list")}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    reader = FileSource(config.FileSource(type="file", path=str(tmp_path / "x.parquet")), RecordSchema(list(columns)))
+    reader.open()
+    assert json.loads(reader.poll(0.0).values[0] or b"") == {
+        "time": "00:00:01.000000123",
+        "dictionary": "1970-01-01T00:00:01.000",
+        "struct": {"t": "1970-01-01 00:00:01.000000123", "x": 1.5},
+        "list": ["1970-01-01 00:00:01.000000123"],
+    }
+
+
+def test_a_damaged_page_of_parquet_stops(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"a": np.arange(999.0), "b": np.arange(999.0)}), path, compression="snappy")
+    page = pq.ParquetFile(path).metadata.row_group(0).column(0).data_page_offset
+    data = bytearray(path.read_bytes())
+    data[page + 30 : page + 60] = b"\xff" * 30
+    path.write_bytes(data)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        source(path)
 
 
 def test_parquet_with_a_column_twice_stops(tmp_path: Path) -> None:

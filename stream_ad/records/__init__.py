@@ -10,6 +10,7 @@ from stream_ad.records.batch import (
     Place,
     RawBatch,
     Reason,
+    RefusedRecord,
     Status,
     Verdicts,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "RawBatch",
     "Reason",
     "RecordSchema",
+    "RefusedRecord",
     "Status",
     "Verdicts",
     "dead_letters",

@@ -24,6 +24,12 @@ Place = bytes | tuple[str, int]
 """Whose rows follow each other: those of a key, else those of a topic and partition."""
 
 
+class RefusedRecord(bytes):
+    """A record that its source could not make sense of; `message` says why."""
+
+    message: str
+
+
 @dataclass(slots=True)
 class RawBatch:
     """The records of one poll as the source read them, nothing decoded.

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import orjson
 
-from stream_ad.records.batch import NO_TIMESTAMP, BadRecord, Batch, Decoded, RawBatch, Reason
+from stream_ad.records.batch import NO_TIMESTAMP, BadRecord, Batch, Decoded, RawBatch, Reason, RefusedRecord
 from stream_ad.records.numbers import NotANumber, clip, shown, to_number
 from stream_ad.records.schema import RecordSchema
 from stream_ad.records.timestamps import parse_timestamp
@@ -121,6 +121,8 @@ class JsonDecoder:
                 rows.append(found)
                 record.append(i)
                 row_number.append(-1)
+            elif isinstance(value, RefusedRecord):
+                bad.append(BadRecord(i, Reason.NOT_AN_OBJECT, value.message))
             elif type(found) is list and found:
                 wrong = []
                 for j, one in enumerate(found):

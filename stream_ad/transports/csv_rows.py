@@ -6,18 +6,22 @@ import csv
 import logging
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import orjson
 
 from stream_ad import config
-from stream_ad.records import RecordSchema
+from stream_ad.records import RecordSchema, RefusedRecord
 from stream_ad.records.numbers import NotANumber, to_number
 from stream_ad.transports.base import ConfigurationError
+from stream_ad.transports.columns import check_repeated, needed_columns, optional_columns, warn_of_missing
 
 log = logging.getLogger("stream_ad.file")
 
 SHOWN_LINES = 6
+DELIMITERS = (",", ";", "\t", "|")
 END = bytes(bytearray(b"end"))  # Told from a line by identity.
 
 
@@ -27,31 +31,31 @@ def csv_records(lines: Iterator[bytes | None], settings: config.FileSource, sche
     Raises `ConfigurationError` for a header, or a first row, that says the file is of another dialect.
     """
     reader = CsvReader(lines, settings)
-    above: list[list[str]] = []
-    while len(above) < settings.header_line:
-        row = reader.next_row()
-        if row is None:
+    while len(shown := reader.peek_lines(settings.header_line + SHOWN_LINES - 1)) < settings.header_line:
+        if reader.ended:
             return  # an empty file
-        if row == []:
-            yield None
-            continue
-        above.append(row)
-    names = above[-1]
-    reader.width = len(names)
-    shown = [*above, *reader.peek(SHOWN_LINES)]
+        yield None
+    reader.skip_lines(settings.header_line - 1)
+    while not (header := reader.next_row()):
+        if header is None:
+            return
+        yield None
+    names = column_names(header, schema)
     check_header(names, shown, settings, schema)
-    skipped = 0
+    reader.width, reader.columns = len(header), len(names)
+    while len(reader.peek_lines(settings.skip_after_header)) < settings.skip_after_header and not reader.ended:
+        yield None
+    reader.skip_lines(settings.skip_after_header)
     first = True
     features = set(schema.features)
     while (row := reader.next_row()) is not None:
-        if row == []:
+        if not row:
             yield None
-        elif skipped < settings.skip_after_header:
-            skipped += 1
-        elif len(row) != len(names) and not (len(row) > len(names) and not any(row[len(names) :])):
-            # Not an object: the decoder will refuse it, with the row itself in the dead letter.
-            yield orjson.dumps(row)
-        else:
+        elif not reader.fits(row):
+            yield refused_row(row, reader.columns)
+        elif (
+            row != header
+        ):  # It comes again in files that were put together, or are begun anew while they are followed.
             record = dict(zip(names, row, strict=False))  # Empty cells behind the last column are dropped.
             if settings.decimal_comma:
                 record |= {name: record[name].replace(",", ".") for name in features & record.keys()}
@@ -61,10 +65,28 @@ def csv_records(lines: Iterator[bytes | None], settings: config.FileSource, sche
             yield orjson.dumps(record)
 
 
+def column_names(header: list[str], schema: RecordSchema) -> list[str]:
+    """Names without the blanks around them, unless the schema has them too; empty cells at the end are no columns."""
+    used = {*needed_columns(schema), *optional_columns(schema)}
+    names = [cell if cell in used else cell.strip() for cell in header]
+    while names and not names[-1]:
+        names.pop()
+    return names
+
+
+def refused_row(row: list[str], columns: int) -> RefusedRecord:
+    """A row of another width than the header's: no object, so that a dead letter shows it as it is."""
+    refused = RefusedRecord(orjson.dumps(row))
+    refused.message = f"{len(row)} {'cell' if len(row) == 1 else 'cells'}, the header has {columns}"
+    if len(row) == 1 and '"' in row[0]:
+        refused.message += f"; a quote in it is not closed: {row[0][:100]!r}"
+    return refused
+
+
 class CsvReader:
     """Rows of texts from lines of bytes; quoted cells may hold line ends.
 
-    A quote that is never closed would swallow the rest of the file: it costs its own line and no other.
+    A stray quote would swallow the rows up to the next one: it costs its own line and no other.
     """
 
     def __init__(self, lines: Iterator[bytes | None], settings: config.FileSource) -> None:
@@ -72,11 +94,17 @@ class CsvReader:
         self._again: deque[bytes] = deque()
         self._taken: list[bytes] = []
         self._waiting = False
-        self._ended = False
+        self.ended = False
+        """Whether no line will come any more."""
+        self.line_number = 0
+        """Of the last line that was read, blank ones counted."""
         self.width = 0
         """Cells of the header, once it is known."""
+        self.columns = 0
+        """Those of them that are columns."""
         self._lines = lines
-        self._rows = csv.reader(self, delimiter=settings.delimiter)
+        self._delimiter = settings.delimiter
+        self._rows = csv.reader(self, delimiter=settings.delimiter, strict=True)
 
     def next_row(self) -> list[str] | None:
         """The next row; [] if none is there yet, None at the end."""
@@ -88,74 +116,118 @@ class CsvReader:
             self._ahead.append(row)
         return self._ahead[:count]
 
+    def peek_lines(self, count: int) -> list[bytes]:
+        """Up to `count` lines that will come next, as far as they are there."""
+        while len(self._again) < count:
+            line = next(self._lines, END)
+            if line is None or line is END:
+                self.ended = line is END
+                break
+            self._again.append(line)
+        return list(islice(self._again, count))
+
+    def skip_lines(self, count: int) -> None:
+        """Pass over lines that `peek_lines` has shown."""
+        for _ in range(min(count, len(self._again))):
+            self._again.popleft()
+            self.line_number += 1
+
+    def fits(self, row: list[str]) -> bool:
+        """Whether a row has a cell for each column, and behind the header's cells none but empty ones."""
+        return len(row) == self.width or (self.columns <= len(row) and not any(row[self.width :]))
+
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
         """The next line for the csv module, which asks for more while a quote is open."""
         line = self._again.popleft() if self._again else next(self._lines, END)
-        self._waiting, self._ended = line is None, line is END
+        self._waiting, self.ended = line is None, line is END
         if line is None or line is END:
             raise StopIteration
+        self.line_number += 1
         self._taken.append(line)
         return line.decode(errors="replace") + "\n"
 
     def _read(self) -> list[str] | None:
         while True:
-            self._taken, self._waiting, self._ended = [], False, False
+            self._taken, self._waiting = [], False
             try:
                 row = next(self._rows)
             except StopIteration:
                 return [] if self._waiting else None
-            except csv.Error:  # A quoted cell beyond all measure: a quote that is not closed.
-                return self._only_first_line()
-            if self._waiting:  # The quote may be closed by what is still to come.
-                self._again.extendleft(reversed(self._taken))
+            except csv.Error:  # text behind a closing quote, a quote that is not closed, a cell beyond all measure
+                if not self._waiting:
+                    return self._only_first_line()
+                self._put_back(self._taken)  # The quote may be closed by what is still to come.
                 return []
-            if len(self._taken) > 1 and (self._ended or (self.width and len(row) != self.width)):
+            if len(self._taken) > 1 and self.width and (not self.fits(row) or self._holds_rows()):
                 return self._only_first_line()
             if row:
                 return row
 
+    def _holds_rows(self) -> bool:
+        """Whether the lines of a row look like whole rows: two stray quotes, and what stands between them."""
+        delimiter = self._delimiter.encode()
+        counts = [line.count(delimiter) + 1 for line in self._taken]
+        return len(counts) > 2 and self.columns > 1 and all(self.columns <= count <= self.width for count in counts)
+
     def _only_first_line(self) -> list[str]:
+        """The first of the lines taken, its cells only if the quotes in it leave no doubt where they end."""
         line, *rest = self._taken
-        self._again.extendleft(reversed(rest))
-        return [line.decode(errors="replace")]
+        self._put_back(rest)
+        text = line.decode(errors="replace")
+        if not rest:
+            with suppress(csv.Error):
+                row = next(csv.reader([text], delimiter=self._delimiter))
+                if not self.width or self.fits(row):
+                    return row
+        return [text]
+
+    def _put_back(self, lines: list[bytes]) -> None:
+        self._again.extendleft(reversed(lines))
+        self.line_number -= len(lines)
 
 
-def check_header(names: list[str], shown: list[list[str]], settings: config.FileSource, schema: RecordSchema) -> None:
+def check_header(names: list[str], shown: list[bytes], settings: config.FileSource, schema: RecordSchema) -> None:
     """Raise `ConfigurationError` unless the header has each feature once."""
-    wanted = [path.split(".")[0] for path in schema.features] if schema.array_field is None else [schema.array_field]
-    for name in dict.fromkeys(names):
-        places = [str(i + 1) for i, one in enumerate(names) if one == name]
-        if len(places) > 1 and name in wanted:
-            raise ConfigurationError(
-                f"{settings.path}: column {name} appears twice, at {' and '.join(places)}: rename one"
-            )
-        if len(places) > 1:
-            log.warning("%s: column %s, which is not used, appears at %s", settings.path, name, " and ".join(places))
+    check_repeated(settings.path, names, schema)
+    wanted = needed_columns(schema)
     missing = [name for name in wanted if name not in names]
     if missing:
         raise ConfigurationError(header_message(missing, shown, settings, wanted))
-    unknown = [name for name in names if name not in {*wanted, schema.id, schema.key, schema.timestamp}]
+    warn_of_missing(settings.path, names, schema)
+    unknown = [name for name in names if name not in {*wanted, *optional_columns(schema)}]
     if unknown:
         log.info("%s: columns that are not used: %s", settings.path, ", ".join(unknown))
 
 
-def header_message(missing: list[str], shown: list[list[str]], settings: config.FileSource, wanted: list[str]) -> str:
-    lines = "\n".join(f"    {i}: {settings.delimiter.join(row)[:100]}" for i, row in enumerate(shown[:SHOWN_LINES], 1))
-    looks = [i for i, row in enumerate(shown, 1) if set(wanted) <= {cell.strip() for cell in row}]
-    other = [d for d in (";", "\t", ",") if any(set(wanted) <= set(d.join(row).split(d)) for row in shown)]
-    if looks:
-        hint = f"line {looks[0]} looks like the header: --header-line {looks[0]} (source.header_line)"
-    elif other and other[0] != settings.delimiter:
-        hint = f"the columns seem to be parted by {other[0]!r}: --delimiter {other[0]!r} (source.delimiter)"
-    else:
-        hint = "name the columns that are there in schema.features"
+def header_message(missing: list[str], shown: list[bytes], settings: config.FileSource, wanted: list[str]) -> str:
+    texts = [line.decode(errors="replace") for line in shown]
+    lines = "\n".join(f"    {i}: {text[:100]}" for i, text in enumerate(texts[:SHOWN_LINES], 1))
     return (
         f"{settings.path}: line {settings.header_line}, taken for the header, lacks {', '.join(missing)}.\n"
-        f"  The file begins\n{lines}\n  {hint}"
+        f"  The file begins\n{lines}\n  {header_hint(texts, settings, set(wanted))}"
     )
+
+
+def header_hint(texts: list[str], settings: config.FileSource, wanted: set[str]) -> str:
+    """What to say so that the line with all wanted names is taken for the header, if there is one."""
+    for delimiter in dict.fromkeys((settings.delimiter, *DELIMITERS)):
+        for i, text in enumerate(texts, 1):
+            tried = delimiter == settings.delimiter and i == settings.header_line
+            if tried or not wanted <= {cell.strip().strip('"') for cell in text.split(delimiter)}:
+                continue
+            if delimiter == settings.delimiter:
+                return f"line {i} looks like the header: --header-line {i} (source.header_line)"
+            # As a shell takes it, and as YAML does.
+            typed, written = ("$'\\t'", r'"\t"') if delimiter == "\t" else (f"'{delimiter}'", f'"{delimiter}"')
+            line = "" if i == settings.header_line else f" --header-line {i}"
+            return (
+                f"line {i} looks like the header, its columns parted by {typed}: --delimiter {typed}{line} "
+                f"(source.delimiter: {written}{', source.header_line' if line else ''})"
+            )
+    return "name the columns that are there in schema.features"
 
 
 def check_first_row(record: dict[str, str], settings: config.FileSource, schema: RecordSchema) -> None:

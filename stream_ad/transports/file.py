@@ -57,7 +57,7 @@ class FileSource:
             raise ConfigurationError(f"there is no file {self._path}")
         name = self._path.name.removesuffix(".gz")
         if name.endswith(".parquet"):
-            self._records = parquet_records(self._path, needed_columns(self._schema), optional_columns(self._schema))
+            self._records = parquet_records(self._path, self._schema)
         elif name.endswith(".csv"):
             self._records = csv_records(self._lines(), self._settings, self._schema)
         elif name.endswith((".jsonl", ".ndjson", ".json")):
@@ -149,17 +149,6 @@ def is_cut(file: IO[bytes]) -> bool:
 def chain_first(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield first
     yield from rest
-
-
-def needed_columns(schema: RecordSchema) -> list[str]:
-    """Columns that a table must have for this schema."""
-    paths = schema.features if schema.array_field is None else [schema.array_field]
-    return list(dict.fromkeys(path.split(".")[0] for path in paths))
-
-
-def optional_columns(schema: RecordSchema) -> list[str]:
-    """Columns that are used where a table has them."""
-    return [path.split(".")[0] for path in (schema.id, schema.key, schema.timestamp) if path is not None]
 
 
 class FileSink:
