@@ -18,6 +18,7 @@ import pytest
 from stream_ad import config
 from stream_ad.records import DeadLetter, Decoded, RecordSchema, make_decoder
 from stream_ad.transports import ConfigurationError
+from stream_ad.transports.csv_rows import CsvReader
 from stream_ad.transports.file import FileSink, FileSource
 
 SCHEMA = RecordSchema(("temp", "flow"), id="id")
@@ -59,6 +60,15 @@ def test_a_byte_order_mark_belongs_to_no_column(tmp_path: Path, end: str) -> Non
 def test_quoted_cells_may_hold_line_ends(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", 'note,temp,flow\n"two\nlines, one cell",1,2\nplain,3,4\n')
     assert read(path).batch.values.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_a_csv_reader_says_on_which_lines_its_rows_stand() -> None:
+    lines = [b"", b'a,"two', b'lines"', b"", b'"stray,1', b"3,4"]
+    reader = CsvReader(iter(lines), config.FileSource(type="file", path="x.csv"))
+    rows = []
+    while row := reader.next_row():
+        rows.append((row, reader.row_lines))
+    assert rows == [(["a", "two\nlines"], (2, 3)), (['"stray,1'], (5, 5)), (["3", "4"], (6, 6))]
 
 
 def test_gzip(tmp_path: Path) -> None:

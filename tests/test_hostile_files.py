@@ -103,10 +103,11 @@ def test_a_ragged_row_is_bad_but_empty_cells_at_its_end_are_not(tmp_path: Path) 
 
 
 def test_a_row_of_another_width_says_both_widths(tmp_path: Path) -> None:
-    bad = read(csv_file(tmp_path, b'a,b\n1,2\n3,4,5\n6\n"7,8\n')).bad
+    bad = read(csv_file(tmp_path, b"a,b\n1,2\n3,4,5\n6\n" + b"7," + b"8" * 200_000 + b'\n"7,8\n')).bad
     assert [one.message for one in bad] == [
         "3 cells, the header has 2",
         "1 cell, the header has 2",
+        "a cell of more than 131072 characters",
         "1 cell, the header has 2; a quote in it is not closed: '\"7,8'",
     ]
 

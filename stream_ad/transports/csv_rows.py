@@ -78,7 +78,9 @@ def refused_row(row: list[str], columns: int) -> RefusedRecord:
     """A row of another width than the header's: no object, so that a dead letter shows it as it is."""
     refused = RefusedRecord(orjson.dumps(row))
     refused.message = f"{len(row)} {'cell' if len(row) == 1 else 'cells'}, the header has {columns}"
-    if len(row) == 1 and '"' in row[0]:
+    if len(row) == 1 and len(row[0]) > csv.field_size_limit():
+        refused.message = f"a cell of more than {csv.field_size_limit()} characters"
+    elif len(row) == 1 and '"' in row[0]:
         refused.message += f"; a quote in it is not closed: {row[0][:100]!r}"
     return refused
 
@@ -96,8 +98,7 @@ class CsvReader:
         self._waiting = False
         self.ended = False
         """Whether no line will come any more."""
-        self.line_number = 0
-        """Of the last line that was read, blank ones counted."""
+        self._line_number = 0
         self.width = 0
         """Cells of the header, once it is known."""
         self.columns = 0
@@ -109,6 +110,11 @@ class CsvReader:
     def next_row(self) -> list[str] | None:
         """The next row; [] if none is there yet, None at the end."""
         return self._ahead.pop(0) if self._ahead else self._read()
+
+    @property
+    def row_lines(self) -> tuple[int, int]:
+        """Numbers of the first and the last line of the row that was read last; blank lines are counted."""
+        return self._line_number - len(self._taken) + 1, self._line_number
 
     def peek(self, count: int) -> list[list[str]]:
         """Up to `count` rows that will come next."""
@@ -130,7 +136,7 @@ class CsvReader:
         """Pass over lines that `peek_lines` has shown."""
         for _ in range(min(count, len(self._again))):
             self._again.popleft()
-            self.line_number += 1
+            self._line_number += 1
 
     def fits(self, row: list[str]) -> bool:
         """Whether a row has a cell for each column, and behind the header's cells none but empty ones."""
@@ -145,7 +151,7 @@ class CsvReader:
         self._waiting, self.ended = line is None, line is END
         if line is None or line is END:
             raise StopIteration
-        self.line_number += 1
+        self._line_number += 1
         self._taken.append(line)
         return line.decode(errors="replace") + "\n"
 
@@ -176,6 +182,7 @@ class CsvReader:
         """The first of the lines taken, its cells only if the quotes in it leave no doubt where they end."""
         line, *rest = self._taken
         self._put_back(rest)
+        self._taken = [line]
         text = line.decode(errors="replace")
         if not rest:
             with suppress(csv.Error):
@@ -186,7 +193,7 @@ class CsvReader:
 
     def _put_back(self, lines: list[bytes]) -> None:
         self._again.extendleft(reversed(lines))
-        self.line_number -= len(lines)
+        self._line_number -= len(lines)
 
 
 def check_header(names: list[str], shown: list[bytes], settings: config.FileSource, schema: RecordSchema) -> None:
