@@ -201,16 +201,24 @@ def test_following_waits_for_the_rest_of_a_line(tmp_path: Path) -> None:
     assert batch.offsets.tolist() == [1]
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("x.jsonl", b'{"a":1,"b":1}\n{"a":2,"b":2}\n{"a":', b'{"a":"3","b":"3"}\n'),
+        ("x.csv", b"a,b\n1,1\n2,2\n3,", b"a,b\n3,3\n"),
+    ],
+)
 def test_a_followed_file_that_is_begun_anew_is_read_from_its_beginning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, before: bytes, after: bytes
 ) -> None:
-    path = tmp_path / "x.jsonl"
-    path.write_bytes(b'{"a":1,"b":1}\n{"a":2,"b":2}\n{"a":')
+    path = tmp_path / name
+    path.write_bytes(before)
     reader = source(path, follow=True)
     assert len(reader.poll(0.0)) == 2
-    path.write_bytes(b'{"a":3,"b":3}\n')
+    caplog.clear()
+    path.write_bytes(after)
     found = [value for _ in range(4) for value in reader.poll(0.0).values]
-    assert found == [b'{"a":3,"b":3}']
+    assert found == [b'{"a":"3","b":"3"}']
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "is read from its beginning" in caplog.text
 

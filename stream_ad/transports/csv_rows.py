@@ -42,7 +42,8 @@ def csv_records(lines: Iterator[bytes | None], settings: config.FileSource, sche
         yield None
     names = column_names(header, schema)
     check_header(names, shown, settings, schema)
-    reader.width, reader.columns = len(header), len(names)
+    reader.width = len(names)
+    reader.columns = max((i for i, name in enumerate(names, 1) if name), default=0)
     while len(reader.peek_lines(settings.skip_after_header)) < settings.skip_after_header and not reader.ended:
         yield None
     reader.skip_lines(settings.skip_after_header)
@@ -53,9 +54,7 @@ def csv_records(lines: Iterator[bytes | None], settings: config.FileSource, sche
             yield None
         elif not reader.fits(row):
             yield refused_row(row, reader.columns)
-        elif (
-            row != header
-        ):  # It comes again in files that were put together, or are begun anew while they are followed.
+        elif row != header:  # It comes again in a file that was put together, or is begun anew.
             record = dict(zip(names, row, strict=False))  # Empty cells behind the last column are dropped.
             if settings.decimal_comma:
                 record |= {name: record[name].replace(",", ".") for name in features & record.keys()}
@@ -66,12 +65,9 @@ def csv_records(lines: Iterator[bytes | None], settings: config.FileSource, sche
 
 
 def column_names(header: list[str], schema: RecordSchema) -> list[str]:
-    """Names without the blanks around them, unless the schema has them too; empty cells at the end are no columns."""
+    """Names without the blanks around them, unless the schema has them too."""
     used = {*needed_columns(schema), *optional_columns(schema)}
-    names = [cell if cell in used else cell.strip() for cell in header]
-    while names and not names[-1]:
-        names.pop()
-    return names
+    return [cell if cell in used else cell.strip() for cell in header]
 
 
 def refused_row(row: list[str], columns: int) -> RefusedRecord:
@@ -100,9 +96,9 @@ class CsvReader:
         """Whether no line will come any more."""
         self._line_number = 0
         self.width = 0
-        """Cells of the header, once it is known."""
+        """Cells of the header, once it is known; it may end in a delimiter."""
         self.columns = 0
-        """Those of them that are columns."""
+        """Its cells up to the last one with a name in it: rows may end there, too."""
         self._lines = lines
         self._delimiter = settings.delimiter
         self._rows = csv.reader(self, delimiter=settings.delimiter, strict=True)
