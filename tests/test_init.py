@@ -390,6 +390,15 @@ def test_rows_before_the_first_reading_are_data(tmp_path: Path, missing: str, ab
     assert (source.header_line, source.skip_after_header) == (len(above) - skip, skip)
 
 
+def test_lines_around_the_header_are_counted_as_an_editor_counts_them(tmp_path: Path) -> None:
+    rows = "".join(f"{noise(i)},{noise(i + 4)}\n" for i in range(60))
+    (tmp_path / "x.csv").write_text(f'logger\n\n"a","b\n(bar)"\n\nm,s\n{rows}')
+    assert run("init", "--file", tmp_path / "x.csv", "-o", tmp_path / "c.yaml").exit_code == 0
+    source = load(tmp_path / "c.yaml").source
+    assert isinstance(source, FileSource)
+    assert (source.header_line, source.skip_after_header) == (3, 2)
+
+
 def test_a_parquet_file(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet

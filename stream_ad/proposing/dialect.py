@@ -48,8 +48,8 @@ def find_dialect(path: Path) -> Dialect:
     if not lines:
         raise ConfigurationError(f"{path} is empty: there is nothing to look at")
     tried = {delimiter: read_rows(lines, path, delimiter) for delimiter in DELIMITERS}
-    delimiter = max(DELIMITERS, key=lambda one: fit(tried[one], one))
-    rows = tried[delimiter]
+    delimiter = max(DELIMITERS, key=lambda one: fit(tried[one][0], one))
+    rows, places = tried[delimiter]
     width = usual_width(rows)
     thousands = thousands_columns(list(zip(*(row for row in rows if len(row) == width), strict=True)))
     decimal_comma = delimiter != "," and has_decimal_commas(rows, thousands)
@@ -67,10 +67,10 @@ def find_dialect(path: Path) -> Dialect:
         path=str(path),
         delimiter=delimiter,
         decimal_comma=decimal_comma,
-        header_line=header + 1,
-        skip_after_header=first_data - header - 1,
+        header_line=places[header][0],
+        skip_after_header=places[first_data][0] - places[header][1] - 1,
     )
-    names = rows[header]
+    names = [name.strip() for name in rows[header]]
     readable = [names[i] for i in numeric if i < len(names) and i not in thousands]
     if not readable:
         raise ConfigurationError(
@@ -93,9 +93,14 @@ def first_lines(path: Path) -> Iterator[bytes]:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 
-def read_rows(lines: list[bytes], path: Path, delimiter: str) -> Rows:
+def read_rows(lines: list[bytes], path: Path, delimiter: str) -> tuple[Rows, list[tuple[int, int]]]:
+    """Rows, and for each the numbers of its first and its last line."""
     reader = CsvReader(iter(lines), FileSource(type="file", path=str(path), delimiter=delimiter))
-    return reader.peek(len(lines))
+    rows, places = [], []
+    while row := reader.next_row():
+        rows.append(row)
+        places.append(reader.row_lines)
+    return rows, places
 
 
 def usual_width(rows: Rows) -> int:

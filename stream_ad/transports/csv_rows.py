@@ -88,7 +88,6 @@ class CsvReader:
     """
 
     def __init__(self, lines: Iterator[bytes | None], settings: config.FileSource) -> None:
-        self._ahead: list[list[str]] = []
         self._again: deque[bytes] = deque()
         self._taken: list[bytes] = []
         self._waiting = False
@@ -105,18 +104,26 @@ class CsvReader:
 
     def next_row(self) -> list[str] | None:
         """The next row; [] if none is there yet, None at the end."""
-        return self._ahead.pop(0) if self._ahead else self._read()
+        while True:
+            self._taken, self._waiting = [], False
+            try:
+                row = next(self._rows)
+            except StopIteration:
+                return [] if self._waiting else None
+            except csv.Error:  # text behind a closing quote, a quote that is not closed, a cell beyond all measure
+                if not self._waiting:
+                    return self._only_first_line()
+                self._put_back(self._taken)  # The quote may be closed by what is still to come.
+                return []
+            if len(self._taken) > 1 and self.width and (not self.fits(row) or self._holds_rows()):
+                return self._only_first_line()
+            if row:
+                return row
 
     @property
     def row_lines(self) -> tuple[int, int]:
         """Numbers of the first and the last line of the row that was read last; blank lines are counted."""
         return self._line_number - len(self._taken) + 1, self._line_number
-
-    def peek(self, count: int) -> list[list[str]]:
-        """Up to `count` rows that will come next."""
-        while len(self._ahead) < count and (row := self._read()):
-            self._ahead.append(row)
-        return self._ahead[:count]
 
     def peek_lines(self, count: int) -> list[bytes]:
         """Up to `count` lines that will come next, as far as they are there."""
@@ -150,23 +157,6 @@ class CsvReader:
         self._line_number += 1
         self._taken.append(line)
         return line.decode(errors="replace") + "\n"
-
-    def _read(self) -> list[str] | None:
-        while True:
-            self._taken, self._waiting = [], False
-            try:
-                row = next(self._rows)
-            except StopIteration:
-                return [] if self._waiting else None
-            except csv.Error:  # text behind a closing quote, a quote that is not closed, a cell beyond all measure
-                if not self._waiting:
-                    return self._only_first_line()
-                self._put_back(self._taken)  # The quote may be closed by what is still to come.
-                return []
-            if len(self._taken) > 1 and self.width and (not self.fits(row) or self._holds_rows()):
-                return self._only_first_line()
-            if row:
-                return row
 
     def _holds_rows(self) -> bool:
         """Whether the lines of a row look like whole rows: two stray quotes, and what stands between them."""
@@ -223,12 +213,11 @@ def header_hint(texts: list[str], settings: config.FileSource, wanted: set[str])
                 continue
             if delimiter == settings.delimiter:
                 return f"line {i} looks like the header: --header-line {i} (source.header_line)"
-            # As a shell takes it, and as YAML does.
-            typed, written = ("$'\\t'", r'"\t"') if delimiter == "\t" else (f"'{delimiter}'", f'"{delimiter}"')
+            written = r"\t" if delimiter == "\t" else delimiter
             line = "" if i == settings.header_line else f" --header-line {i}"
             return (
-                f"line {i} looks like the header, its columns parted by {typed}: --delimiter {typed}{line} "
-                f"(source.delimiter: {written}{', source.header_line' if line else ''})"
+                f"line {i} looks like the header, its columns parted by {written}: --delimiter '{written}'{line} "
+                f"(source.delimiter{', source.header_line' if line else ''})"
             )
     return "name the columns that are there in schema.features"
 
