@@ -157,6 +157,39 @@ def test_rollback_goes_to_the_accepted_one_before(registry: ModelRegistry) -> No
     assert registry.rollback(second) == second
 
 
+def test_a_second_rollback_does_not_lead_to_what_the_first_one_left(registry: ModelRegistry) -> None:
+    good, bad = registry.save(a_snapshot()), registry.save(a_snapshot())
+    registry.set_live(bad)
+    assert registry.rollback() == good
+    marked = registry.list()[1]
+    assert (marked.accepted, marked.rolled_back, marked.reasons) == (False, True, [f"rolled back by hand to {good}"])
+    registry.set_live(registry.save(a_snapshot()))
+    assert registry.rollback() == good
+    (Path(registry.path) / good / "weights.safetensors").write_bytes(b"")
+    assert registry.load_live() is None, "nor does a damaged live model"
+
+
+def test_what_a_rollback_passes_over_is_no_way_back_either(registry: ModelRegistry) -> None:
+    good, _, live = (registry.save(a_snapshot()) for _ in range(3))
+    registry.set_live(live)
+    registry.rollback(good)
+    assert [model.rolled_back for model in registry.list()] == [False, True, True]
+    registry.set_live(registry.save(a_snapshot()))
+    assert registry.rollback() == good
+
+
+def test_a_model_that_was_rolled_back_is_as_before_when_a_person_puts_it_live_again(registry: ModelRegistry) -> None:
+    good, bad, refused = (registry.save(a_snapshot(accepted)) for accepted in (True, True, False))
+    registry.set_live(bad)
+    registry.rollback(good)
+    assert registry.rollback(bad) == bad
+    assert [(m.accepted, m.rolled_back, m.reasons) for m in registry.list()[:2]] == [(True, False, [])] * 2
+    registry.reject_rolled_back(refused, "it flagged all")
+    assert registry.rollback(refused) == refused
+    assert not registry.list()[2].accepted, "what the gate said stands"
+    assert registry.list()[2].reasons == ["bad"]
+
+
 def test_pruning_keeps_the_newest_and_the_live_one(registry: ModelRegistry) -> None:
     versions = [registry.save(a_snapshot()) for _ in range(6)]
     versions.sort()

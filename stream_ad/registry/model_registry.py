@@ -47,7 +47,7 @@ class Summary:
     accepted: bool
     reasons: list[str]
     rolled_back: bool
-    """Whether it was live until the stream showed that the model before it was better."""
+    """Whether it was live until the stream showed that the model before it was better, or a person went back."""
     schema_fingerprint: str
     report: dict[str, Any]
 
@@ -174,26 +174,40 @@ class ModelRegistry:
         return next((s.version for s in settled + accepted), None)
 
     def rollback(self, version: str | None = None) -> str:
-        """Make `version` live, or the accepted one before the live one. Raises `RegistryError`."""
+        """Make `version` live, or the accepted one before the live one. Raises `RegistryError`.
+
+        What was live and what is passed over count as rolled back: the next way back leads past them. `version` itself
+        no longer does.
+        """
+        live, accepted = self.live(), [summary.version for summary in self.list() if summary.accepted]
         if version is None:
-            live = self.live()
-            earlier = [s.version for s in self.list() if s.accepted and (live is None or s.version < live)]
+            earlier = [one for one in accepted if live is None or one < live]
             if not earlier:
                 raise RegistryError(f"there is no accepted model before {live} in {self.path}")
             version = earlier[-1]
         self.load(version)
+        self._forgive(version)
         self.set_live(version)
+        for later in accepted:
+            if version < later <= (live or ""):
+                self.reject_rolled_back(later, f"rolled back by hand to {version}")
         return version
 
     def reject_rolled_back(self, version: str, reason: str) -> None:
         """Mark a model that was accepted and proved bad: no way back leads to it. Raises `SnapshotError`."""
+        reasons = self.metadata(version)["verdict"]["reasons"]
+        self._amend_verdict(version, accepted=False, reasons=[*reasons, reason], rolled_back=True)
+
+    def _forgive(self, version: str) -> None:
+        """Take back what `reject_rolled_back` has done, and nothing that the gate has."""
+        verdict = self.metadata(version)["verdict"]
+        if verdict.get("rolled_back", False):
+            reasons = verdict["reasons"][:-1]
+            self._amend_verdict(version, accepted=not reasons, reasons=reasons, rolled_back=False)
+
+    def _amend_verdict(self, version: str, **changes: Any) -> None:
         metadata = self.metadata(version)
-        verdict = metadata["verdict"]
-        metadata["verdict"] = verdict | {
-            "accepted": False,
-            "reasons": [*verdict["reasons"], reason],
-            "rolled_back": True,
-        }
+        metadata["verdict"] |= changes
         self._store.replace(version, MODEL_FILE, json.dumps(metadata, indent=1).encode())
 
     def prune(self, keep_also: str | None = None) -> None:
