@@ -20,7 +20,7 @@ from stream_ad.detector.calibration import Calibration
 from stream_ad.detector.folds import ALONE
 from stream_ad.learning import gate, training_job
 from stream_ad.learning.window import InlierWindow, TrainingRows
-from stream_ad.registry import ModelRegistry
+from stream_ad.registry import ModelRegistry, Snapshot
 from tests.test_trainer import FEATURES, a_job
 
 TINY = Recipe(
@@ -285,6 +285,26 @@ class TestATrainingThatGoesWrong:
         monkeypatch.setattr(Detector, "score_eager", lambda self, rows: eager(self, rows) + 0.01)
         result = self.train(Path(registry.path), monkeypatch, sound)
         assert result.refused_by == ["compiled"]
+
+    def test_a_sound_model_that_comes_too_late_is_no_way_back(
+        self, registry: ModelRegistry, sound: Detector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        live = registry.live()
+        save = ModelRegistry.save
+
+        def beaten(self: ModelRegistry, snapshot: Snapshot) -> str:
+            self.set_live(save(self, snapshot))
+            return save(self, snapshot)
+
+        monkeypatch.setattr(ModelRegistry, "save", beaten)
+        result = self.train(Path(registry.path), monkeypatch, sound)
+        winner = registry.live()
+        assert (result.accepted, result.refused_by) == (False, [])
+        late = registry.list()[-1]
+        assert (late.version, late.accepted, late.rolled_back) == (result.version, False, False)
+        assert late.reasons == result.reasons
+        assert f"{winner} was made live" in late.reasons[0]
+        assert [model.version for model in registry.list() if model.accepted] == [live, winner]
 
     def test_a_sound_model_is_live_with_its_figures_in_the_report(
         self, registry: ModelRegistry, sound: Detector, monkeypatch: pytest.MonkeyPatch

@@ -133,6 +133,7 @@ def run(folder: Path) -> Result:
     reasons = verdict.reasons
     if verdict.accepted and not registry.publish(version, live_before):
         reasons = [f"{registry.pointer()} was made live while this one trained, by another trainer or by hand"]
+        registry.reject_late(version, reasons[0])
     registry.prune(keep_also=registry.reference(job.reference, job.fingerprint))
     notes = [moved.reference_note] if moved.reference_note else []
     notes += burst_left_out(detector.left_out)

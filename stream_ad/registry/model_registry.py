@@ -193,6 +193,11 @@ class ModelRegistry:
                 self.reject_rolled_back(later, f"rolled back by hand to {version}")
         return version
 
+    def reject_late(self, version: str, reason: str) -> None:
+        """Mark a model that the gate accepted and that never went live: no way back leads to it. Raises
+        `SnapshotError`."""
+        self._amend_verdict(version, accepted=False, reasons=[reason])
+
     def reject_rolled_back(self, version: str, reason: str) -> None:
         """Mark a model that was accepted and proved bad: no way back leads to it. Raises `SnapshotError`."""
         reasons = self.metadata(version)["verdict"]["reasons"]
