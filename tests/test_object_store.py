@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from stream_ad.registry import ModelRegistry, RegistryError, RegistryUnavailable, SnapshotError
+from stream_ad.registry.snapshot import to_files
 from tests.object_store import object_store
 from tests.test_registry import a_snapshot
 
@@ -35,6 +36,13 @@ def test_what_is_saved_comes_back(registry: ModelRegistry) -> None:
     np.testing.assert_array_equal(found.window["values"], a_snapshot().window["values"])  # type: ignore[index]  # it has one
     assert registry.load(version, with_window=False).window is None
     assert registry.versions() == [version]
+
+
+def test_a_newer_model_is_later_also_after_the_clock_was_set_back(registry: ModelRegistry) -> None:
+    ahead = "20991231T235959999-ffff"
+    registry._store.add(ahead, to_files(a_snapshot()))
+    newer = registry.save(a_snapshot())
+    assert registry.versions() == [ahead, newer]
 
 
 def test_nothing_is_live_until_it_is_published(registry: ModelRegistry) -> None:

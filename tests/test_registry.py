@@ -51,7 +51,18 @@ def test_what_is_saved_comes_back(registry: ModelRegistry) -> None:
 def test_versions_sort_by_time(registry: ModelRegistry) -> None:
     versions = [registry.save(a_snapshot()) for _ in range(5)]
     assert len(set(versions)) == 5
-    assert [v.split("-")[0] for v in registry.versions()] == sorted(v.split("-")[0] for v in versions)
+    assert registry.versions() == versions
+
+
+def test_a_newer_model_is_later_also_after_the_clock_was_set_back(registry: ModelRegistry) -> None:
+    version = registry.save(a_snapshot())
+    ahead = "20991231T235959999-ffff"
+    (Path(registry.path) / version).rename(Path(registry.path) / ahead)
+    newer, newest = registry.save(a_snapshot()), registry.save(a_snapshot())
+    assert registry.versions() == [ahead, newer, newest]
+    assert newest.startswith("21000101T000000001-")
+    registry.set_live(newest)
+    assert registry.rollback() == newer
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "window.safetensors"])

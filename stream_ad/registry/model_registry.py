@@ -7,7 +7,7 @@ import logging
 import secrets
 import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ log = logging.getLogger("stream_ad.registry")
 
 WINDOW_FILE = "window.safetensors"
 WINDOW_SUM_FILE = f"{WINDOW_FILE}.sha256"
+TIME_FORMAT = "%Y%m%dT%H%M%S%f"
+"""Of a version; a version has milliseconds, this microseconds."""
 SETTLED_ROWS = 10_000
 """A model of fewer rows has seen too little of a day to be measured by: to it much of what is normal is strange."""
 
@@ -75,9 +77,9 @@ class ModelRegistry:
         self._store.check_writable()
 
     def save(self, snapshot: Snapshot) -> str:
-        """Store a snapshot under a new version and return that; `snapshot.version` is set to it."""
-        now = datetime.now(UTC)
-        version = f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}-{secrets.token_hex(2)}"
+        """Store a snapshot under a new version, which is later than all others, and return that; `snapshot.version` is
+        set to it."""
+        version = self._next_version()
         self._store.add(version, to_files(snapshot))
         snapshot.version = version
         return version
@@ -203,18 +205,6 @@ class ModelRegistry:
         reasons = self.metadata(version)["verdict"]["reasons"]
         self._amend_verdict(version, accepted=False, reasons=[*reasons, reason], rolled_back=True)
 
-    def _forgive(self, version: str) -> None:
-        """Take back what `reject_rolled_back` has done, and nothing that the gate has."""
-        verdict = self.metadata(version)["verdict"]
-        if verdict.get("rolled_back", False):
-            reasons = verdict["reasons"][:-1]
-            self._amend_verdict(version, accepted=not reasons, reasons=reasons, rolled_back=False)
-
-    def _amend_verdict(self, version: str, **changes: Any) -> None:
-        metadata = self.metadata(version)
-        metadata["verdict"] |= changes
-        self._store.replace(version, MODEL_FILE, json.dumps(metadata, indent=1).encode())
-
     def prune(self, keep_also: str | None = None) -> None:
         """Delete all but the `keep` newest versions, and what crashes have left.
 
@@ -258,3 +248,23 @@ class ModelRegistry:
             log.warning("the window of the last run, %s in %s, is not used: %s", WINDOW_FILE, self.path, error)
             return None
         return arrays
+
+    def _next_version(self) -> str:
+        """The time, or a millisecond after the latest version if the clock was set back since."""
+        time = datetime.now(UTC)
+        if versions := self.versions():
+            latest = datetime.strptime(versions[-1].partition("-")[0], TIME_FORMAT).replace(tzinfo=UTC)
+            time = max(time, latest + timedelta(milliseconds=1))
+        return f"{time.strftime(TIME_FORMAT)[:-3]}-{secrets.token_hex(2)}"
+
+    def _forgive(self, version: str) -> None:
+        """Take back what `reject_rolled_back` has done, and nothing that the gate has."""
+        verdict = self.metadata(version)["verdict"]
+        if verdict.get("rolled_back", False):
+            reasons = verdict["reasons"][:-1]
+            self._amend_verdict(version, accepted=not reasons, reasons=reasons, rolled_back=False)
+
+    def _amend_verdict(self, version: str, **changes: Any) -> None:
+        metadata = self.metadata(version)
+        metadata["verdict"] |= changes
+        self._store.replace(version, MODEL_FILE, json.dumps(metadata, indent=1).encode())

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 VERSION = re.compile(r"\d{8}T\d{9}-[0-9a-f]{4}")
-"""Time of creation (UTC, milliseconds) and four random digits: versions sort by time."""
+"""Time of creation (UTC, milliseconds) and four random digits. Versions sort by age, also where the clock is set
+back: see `ModelRegistry.save`."""
 STALE_SECONDS = 3600.0
 """What an interrupted write has left is deleted when it is that old: another process may still be writing."""
 
