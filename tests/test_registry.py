@@ -242,6 +242,32 @@ def test_a_save_that_fails_leaves_nothing(registry: ModelRegistry, monkeypatch: 
     assert list(Path(registry.path).iterdir()) == []
 
 
+@pytest.mark.parametrize("write", ["save", "save_window", "reject_rolled_back", "set_live"])
+def test_on_a_full_disk_nothing_is_left_that_keeps_it_full(
+    registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    version = registry.save(a_snapshot())
+    registry.set_live(version)
+    before = sorted(Path(registry.path).rglob("*"))
+    written = Path.write_bytes
+
+    def full(self: Path, content: bytes) -> int:
+        written(self, content[: len(content) // 2])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    arguments: dict[str, tuple[Any, ...]] = {
+        "save": (a_snapshot(),),
+        "save_window": ({"values": np.ones(3)},),
+        "reject_rolled_back": (version, "bad"),
+        "set_live": (version,),
+    }
+    with pytest.raises(OSError, match="no space"):
+        getattr(registry, write)(*arguments[write])
+    assert sorted(Path(registry.path).rglob("*")) == before
+    assert registry.load_live() is not None
+
+
 def test_the_window_of_the_last_run(registry: ModelRegistry) -> None:
     registry.check_writable()
     assert registry.load_window() is None

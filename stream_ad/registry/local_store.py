@@ -31,9 +31,9 @@ class LocalStore:
     def check_writable(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self._temporary("probe")
-            probe.write_bytes(b"")
-            probe.unlink()
+            with self._beside("probe") as probe:
+                probe.write_bytes(b"")
+                probe.unlink()
         except OSError as error:
             raise RegistryError(
                 f"registry.path {self.folder} cannot be written ({error.strerror}): mount a volume there, or let "
@@ -46,28 +46,20 @@ class LocalStore:
         return sorted(entry.name for entry in self.folder.iterdir() if VERSION.fullmatch(entry.name))
 
     def add(self, version: str, files: Mapping[str, bytes]) -> None:
-        partial = self._temporary(version)
-        partial.mkdir(parents=True)
-        try:
+        with self._beside(version) as partial:
+            partial.mkdir(parents=True)
             for name, content in files.items():
                 (partial / name).write_bytes(content)
                 to_disk(partial / name)
             to_disk(partial)
             partial.rename(self.folder / version)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
         to_disk(self.folder)
 
     def read(self, version: str, name: str) -> bytes:
         return (self.folder / version / name).read_bytes()
 
     def replace(self, version: str, name: str, content: bytes) -> None:
-        partial = self._temporary(name)
-        partial.write_bytes(content)
-        to_disk(partial)
-        partial.replace(self.folder / version / name)
-        to_disk(self.folder / version)
+        self.write_file(f"{version}/{name}", content)
 
     def remove(self, version: str) -> None:
         shutil.rmtree(self.folder / version, ignore_errors=True)
@@ -89,22 +81,30 @@ class LocalStore:
         return (self.folder / name).read_bytes()
 
     def write_file(self, name: str, content: bytes) -> None:
-        partial = self._temporary(name)
-        partial.write_bytes(content)
-        to_disk(partial)
-        partial.replace(self.folder / name)
-        to_disk(self.folder)
+        target = self.folder / name
+        with self._beside(target.name) as partial:
+            partial.write_bytes(content)
+            to_disk(partial)
+            partial.replace(target)
+        to_disk(target.parent)
 
     def clean(self) -> None:
         for leftover in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
             # Workers that share the folder clean up at the same time: what is gone already is well.
             with suppress(FileNotFoundError):
                 if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
-                    remove = shutil.rmtree if leftover.is_dir() else Path.unlink
                     remove(leftover)
 
-    def _temporary(self, name: str) -> Path:
-        return self.folder / f"{TEMPORARY_PREFIX}{name}-{secrets.token_hex(4)}"
+    @contextmanager
+    def _beside(self, name: str) -> Iterator[Path]:
+        """Where to write before the rename. A failure leaves nothing there: that would keep a full disk full."""
+        partial = self.folder / f"{TEMPORARY_PREFIX}{name}-{secrets.token_hex(4)}"
+        try:
+            yield partial
+        except BaseException:
+            with suppress(OSError):
+                remove(partial)
+            raise
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -112,6 +112,14 @@ class LocalStore:
         with (self.folder / LOCK_FILE).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def to_disk(path: Path) -> None:
