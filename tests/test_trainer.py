@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -191,14 +193,35 @@ def test_a_training_ends_when_its_worker_is_gone(tmp_path: Path) -> None:
     assert "the worker is gone" in outcome.message
 
 
-def test_leftovers_of_a_killed_worker_are_removed(tmp_path: Path) -> None:
-    import json
+def a_training_of(registry: Path, host: str, name: str, parent: int) -> Path:
+    """The folder of a training, as the worker of a host has made it."""
+    folder = registry / f".training-{host}-{name}"
+    folder.mkdir()
+    (folder / "job.json").write_text(json.dumps({"parent": parent}))
+    return folder
 
-    dead = tmp_path / ".training-dead"
-    dead.mkdir()
-    (dead / "job.json").write_text(json.dumps({"parent": 2**22 + 1}))
-    alive = tmp_path / ".training-alive"
-    alive.mkdir()
-    (alive / "job.json").write_text(json.dumps({"parent": os.getppid()}))
+
+def test_leftovers_of_a_killed_worker_are_removed(tmp_path: Path) -> None:
+    here = socket.gethostname()
+    a_training_of(tmp_path, here, "dead", 2**22 + 1)
+    a_training_of(tmp_path, here, "mine", os.getpid())
+    alive = a_training_of(tmp_path, here, "alive", os.getppid())
     remove_leftovers(tmp_path)
-    assert leftovers(tmp_path) == [".training-alive"]
+    assert leftovers(tmp_path) == [alive.name]
+
+
+def test_the_training_of_another_container_is_left_alone_until_it_is_old(tmp_path: Path) -> None:
+    """In each container the worker has the same process id."""
+    running, old = (a_training_of(tmp_path, "4f1d-2", name, os.getpid()) for name in ("running", "old"))
+    os.utime(old, (0, 0))
+    remove_leftovers(tmp_path)
+    assert leftovers(tmp_path) == [running.name]
+
+
+def test_a_training_says_on_which_machine_it_runs(tmp_path: Path) -> None:
+    trainer = Trainer(60.0, tmp_path)
+    trainer.start(a_job(tmp_path, ENDLESS), a_window().state())
+    started_process(trainer)
+    (folder,) = leftovers(tmp_path)
+    trainer.stop()
+    assert folder.rpartition("-")[0] == f".training-{socket.gethostname()}"

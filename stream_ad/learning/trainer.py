@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,10 @@ from stream_ad.learning.training_job import JOB_FILE, RESULT_FILE, WINDOW_FILE, 
 log = logging.getLogger("stream_ad.trainer")
 
 FOLDER_PREFIX = ".training-"
+YOUNG_SECONDS = 600.0
+"""A folder without a job may be about to get one."""
+ABANDONED_SECONDS = 86_400.0
+"""What another machine has left is deleted when it is that old: whether its worker lives cannot be seen from here."""
 LOG_TAIL = 4000
 NICENESS = 10
 OOM_SCORE = "600"
@@ -94,7 +99,7 @@ class Trainer:
     def _run(self, job: Job, window: dict[str, NDArray[np.generic]]) -> None:
         started = time.monotonic()
         try:
-            folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=self._scratch))
+            folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{socket.gethostname()}-", dir=self._scratch))
         except OSError as error:
             self._outcome = Outcome(job.trigger, "error", message=f"no folder for the training: {error}")
             return
@@ -168,18 +173,29 @@ def step_back(pid: int) -> None:
 
 
 def remove_leftovers(scratch: Path) -> None:
-    """Delete the folders of trainings whose worker was killed. Only for folders that no process uses."""
+    """Delete the folders of trainings whose worker was killed.
+
+    Workers that share `scratch` may train meanwhile, also on other machines or in other containers, whose process ids
+    mean nothing here: each worker may well have the same.
+    """
     for folder in scratch.glob(FOLDER_PREFIX + "*"):
-        if not _alive(folder):
+        host = folder.name.removeprefix(FOLDER_PREFIX).rpartition("-")[0]
+        if not (_alive(folder) if host == socket.gethostname() else _younger(folder, ABANDONED_SECONDS)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _alive(folder: Path) -> bool:
-    """Whether the worker that started this training still lives."""
+    """Whether the worker of this machine that started this training still lives."""
     try:
         parent = int(json.loads((folder / JOB_FILE).read_text())["parent"])
         os.kill(parent, 0)
     except (OSError, ValueError, KeyError):
-        # Without a job yet: young folders may be about to get one.
-        return folder.exists() and not (folder / JOB_FILE).exists() and time.time() - folder.stat().st_mtime < 600
+        return not (folder / JOB_FILE).exists() and _younger(folder, YOUNG_SECONDS)
     return parent != os.getpid()
+
+
+def _younger(folder: Path, seconds: float) -> bool:
+    try:
+        return time.time() - folder.stat().st_mtime < seconds
+    except FileNotFoundError:  # its own worker was faster
+        return False
