@@ -340,8 +340,8 @@ class Worker:
         self.metrics.training_finished(outcome.trigger, outcome.result, outcome.seconds)
         for check in outcome.refused_by:
             self.metrics.gate_refused(check)
-        if outcome.reference_distance is not None:
-            self.metrics.set_reference_distance(outcome.reference_distance)
+        if outcome.judged:
+            self.metrics.set_reference_distance(outcome.reference_distance or 0.0)
         for note in outcome.notes:
             log.warning("%s", note)
         level = logging.INFO if outcome.result == "accepted" else logging.ERROR

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from stream_ad.config import Config
+from stream_ad.learning import Outcome
 from stream_ad.learning.follower import ModelFollower
 from stream_ad.registry import ModelRegistry
 from stream_ad.simulation import SENSORS, Plant
@@ -260,6 +261,20 @@ def test_a_changed_budget_holds_for_the_model_that_is_there(live: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_reference_any_more_the_distance_is_nought(tmp_path: Path) -> None:
+    worker = Worker(settings(tmp_path / "models"))
+
+    def distance_after(result: str, distance: float | None) -> float | None:
+        worker._report(Outcome("rows", result, reference_distance=distance))
+        return worker.metrics.registry.get_sample_value("stream_ad_reference_distance")
+
+    assert distance_after("accepted", 36.0) == 36.0
+    assert distance_after("timeout", None) == 36.0, "it knows nothing of the reference"
+    assert distance_after("accepted", None) == 0.0
+    assert distance_after("rejected", 12.0) == 12.0
+    assert distance_after("rejected", None) == 0.0
+
+
 def test_a_device_that_is_not_there_stops_the_start(live: Path) -> None:
     worker = Worker(settings(live, detector__device="cuda"), source=MemorySource(), sink=MemorySink())
     assert worker.run() == 2

@@ -53,6 +53,11 @@ class Outcome:
     left_out: tuple[tuple[int, int, int], ...] = ()
     """Stretches of the window that should not be learned from: see `InlierWindow.drop`."""
 
+    @property
+    def judged(self) -> bool:
+        """Whether it came to its end: a training that did not knows nothing of its model, nor of the reference."""
+        return self.result in ("accepted", "rejected")
+
 
 class Trainer:
     """Runs one training at a time in a process of its own and tells how it ended.
