@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stream_ad.detector import Detector, Recipe
-from stream_ad.detector.temporal import CALENDAR_COLUMNS, TemporalContext
+from stream_ad.detector.temporal import CALENDAR_COLUMNS, KEY_MEMORY, TemporalContext
 
 Float64 = NDArray[np.float64]
 WINDOW = 16
@@ -117,7 +118,7 @@ def test_an_empty_batch_changes_nothing() -> None:
 
 
 def test_the_keys_seen_last_are_remembered_and_the_others_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream_ad.detector.temporal.MEMORY", 2 * 8 * 3 * (WINDOW - 1))  # two keys
+    monkeypatch.setattr("stream_ad.detector.temporal.MEMORY", 2 * (KEY_MEMORY + 8 * 3 * (WINDOW - 1)))  # two keys
     context = TemporalContext(3, WINDOW)
     past, row = sensors(WINDOW, seed=4), sensors(1, seed=5)
     for key in (b"a", b"b", b"a", b"c"):
@@ -125,6 +126,20 @@ def test_the_keys_seen_last_are_remembered_and_the_others_forgotten(monkeypatch:
     assert not np.isnan(context.extend(row, [b"a"])).any()
     assert not np.isnan(context.extend(row, [b"c"])).any()
     assert np.isnan(context.extend(row, [b"b"])[:, 3:]).all()
+
+
+@pytest.mark.parametrize("window", [2, WINDOW])
+def test_many_keys_take_no_more_memory_than_promised(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+    promised = 2**20
+    monkeypatch.setattr("stream_ad.detector.temporal.MEMORY", promised)
+    context = TemporalContext(1, window)
+    values = sensors(window * 5000, seed=4, n_features=1)
+    tracemalloc.start()
+    try:
+        context.extend(values, [b"device-%012d" % (i // window) for i in range(len(values))])
+        assert 0.5 * promised < tracemalloc.get_traced_memory()[0] < 1.2 * promised
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_counter_near_two_billion_keeps_its_movement() -> None:

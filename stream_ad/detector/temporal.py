@@ -23,7 +23,9 @@ CALENDAR_COLUMNS = 4
 DAY = 86_400.0
 WEEK = 7 * DAY
 MEMORY = 64 * 2**20
-"""Bytes that the rows of all keys together may take."""
+"""Bytes that all keys together may take."""
+KEY_MEMORY = 480
+"""Bytes that a key takes beside its values, as objects: measured, with names of 20 bytes."""
 CACHED = 32_768
 """Values worked on at once: more fall out of the processor's caches."""
 PAUSE_MEMORY = 2.0
@@ -84,7 +86,7 @@ class TemporalContext:
         self.scales = tuple(rows for rows in (window, window // 4) if rows > 1)
         self.calendar = calendar
         self._past: OrderedDict[bytes | None, Past] = OrderedDict()
-        self._most_keys = max(1, MEMORY // max(1, 8 * n_features * (window - 1)))
+        self._most_keys = max(1, MEMORY // (KEY_MEMORY + 8 * n_features * max(0, window - 1)))
 
     @property
     def width(self) -> int:
