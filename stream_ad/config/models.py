@@ -158,7 +158,8 @@ class Training(Section):
     """When and on what the detector learns."""
 
     min_rows: Annotated[int, Field(ge=50)] = 2000
-    """Rows before the first training; until then records are `warming_up`."""
+    """Rows that the window of inliers must hold before a trigger starts a training, be it the first or a later one, and
+    that `stream-ad train` needs. Until there is a model records are `warming_up`."""
     window_rows: Annotated[int, Field(ge=50)] = 20_000
     """Capacity of the window of inliers. Once it is full rows fade: of the latest all are kept, of earlier ones the
     fewer the longer ago they were."""
