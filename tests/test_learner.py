@@ -89,6 +89,24 @@ def test_a_training_does_not_undo_a_roll_back_that_its_worker_had_not_seen(tmp_p
     assert registry.live() == good
 
 
+@pytest.mark.parametrize(("rows", "watched"), [(1000, True), (3000, False)])
+def test_a_young_model_is_watched_beside_the_one_before_it_after_a_restart(
+    tmp_path: Path, rows: int, watched: bool
+) -> None:
+    publish_model(tmp_path)
+    registry = ModelRegistry(str(tmp_path), 10)
+    snapshot = registry.load(publish_model(tmp_path))
+    snapshot.window = learner(tmp_path).window.state()
+    registry.set_live(registry.save(snapshot))
+    first = learner(tmp_path)
+    first.restore()
+    offer(first, Plant(0, fault_rate=0.0).rows(rows).values)
+    first.close()
+    again = learner(tmp_path)
+    again.restore()
+    assert again.roll_back.watching == watched
+
+
 class SlowRegistry(ModelRegistry):
     """Keeps what it is given only when it is let."""
 

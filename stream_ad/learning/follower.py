@@ -57,6 +57,17 @@ class ModelFollower:
         self._known = (self._registry.live(), self._settings.false_alarm_rate)
         return self._prepare(snapshot, self._settings.false_alarm_rate), snapshot.window
 
+    def before(self, version: str) -> LoadedModel | None:
+        """The accepted model before this one, loaded now; None if there is none that can be used."""
+        try:
+            earlier = self._registry.accepted_before(version)
+            if earlier is None:
+                return None
+            return self._prepare(self._registry.load(earlier, with_window=False), self._settings.false_alarm_rate)
+        except RegistryError as error:
+            log.warning("the model before %s cannot be used, so that it is not watched beside it: %s", version, error)
+            return None
+
     @property
     def seen(self) -> str | None:
         """The version that was live at the last look, whether it could be used or not."""

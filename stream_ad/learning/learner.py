@@ -121,6 +121,9 @@ class Learner:
             if "model" in latest:
                 self._live_version = latest["model"].tobytes().decode()
         if model is not None:
+            rows_live = 0 if learned_from is None else self.window.seen - int(learned_from["seen"][0])
+            if rows_live < self._settings.rollback_after and (previous := self.follower.before(model.version)):
+                self.roll_back.swapped(previous)  # It has hardly been watched beside that one.
             self.roll_back.swapped(model)
             self._swapped(model)
             self.triggers.has_model = True

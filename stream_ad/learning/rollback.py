@@ -155,6 +155,11 @@ class RollBack:
         self._worse = False
         self._back_from: str | None = None
 
+    @property
+    def watching(self) -> bool:
+        """Whether the live model is watched beside the one before it."""
+        return self._span is not None
+
     def apply(self, rows: int, false_alarm_rate: float) -> None:
         """Go on with other settings; with another budget the model before would be judged by the wrong one."""
         if false_alarm_rate != self._false_alarm_rate:

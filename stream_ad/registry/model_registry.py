@@ -175,6 +175,11 @@ class ModelRegistry:
         settled = [s for s in accepted if s.report.get("rows", 0) >= SETTLED_ROWS]
         return next((s.version for s in settled + accepted), None)
 
+    def accepted_before(self, version: str | None) -> str | None:
+        """The latest accepted one that is earlier than this one, or than none."""
+        earlier = [s.version for s in self.list() if s.accepted and (version is None or s.version < version)]
+        return earlier[-1] if earlier else None
+
     def rollback(self, version: str | None = None) -> str:
         """Make `version` live, or the accepted one before the live one. Raises `RegistryError`.
 
@@ -183,10 +188,9 @@ class ModelRegistry:
         """
         live, accepted = self.live(), [summary.version for summary in self.list() if summary.accepted]
         if version is None:
-            earlier = [one for one in accepted if live is None or one < live]
-            if not earlier:
+            version = self.accepted_before(live)
+            if version is None:
                 raise RegistryError(f"there is no accepted model before {live} in {self.path}")
-            version = earlier[-1]
         self.load(version)
         self._forgive(version)
         self.set_live(version)
@@ -212,8 +216,7 @@ class ModelRegistry:
         `keep_also`.
         """
         live = self.live()
-        before = [summary.version for summary in self.list() if summary.accepted and summary.version < (live or "")]
-        kept = {live, *before[-1:], keep_also}
+        kept = {live, self.accepted_before(live or ""), keep_also}
         for version in self.versions()[: -self.keep]:
             if version not in kept:
                 self._store.remove(version)
