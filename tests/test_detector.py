@@ -102,6 +102,38 @@ def test_twin_sensors_that_part_are_flagged_though_each_looks_as_ever() -> None:
     assert (detector.score(gaps) >= 1.0).mean() <= 0.02
 
 
+def meters(n: int, seed: int) -> np.ndarray:
+    """Rows [n, 4] of three meters and a fourth one that shows their sum."""
+    rng = np.random.default_rng(seed)
+    parts = rng.normal([500.0, 300.0, 800.0], [50.0, 40.0, 60.0], (n, 3))
+    return np.c_[parts, parts.sum(axis=1) + 0.5 * rng.normal(size=n)]
+
+
+def test_a_total_that_follows_from_its_parts_raises_no_alarms_until_it_is_off() -> None:
+    detector = Detector(0.01, "cpu", recipe=SHORT).fit(meters(4000, 0))
+    assert (detector.score(meters(10_000, 1)) >= 1.0).mean() < 0.014
+    off = meters(500, 2)
+    off[:, 3] += 20.0
+    assert (detector.score(off) >= 1.0).mean() > 0.95, "a quarter of its spread, forty times its error"
+    gap = meters(2000, 3)
+    gap[:, 3] = np.nan
+    assert (detector.score(gap) >= 1.0).mean() < 0.2
+
+
+def test_twin_sensors_that_part_by_an_eighth_of_a_spread_are_flagged() -> None:
+    def twins(n: int, seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        first = rng.normal(60.0, 8.0, n)
+        return np.c_[first, first + 0.02 * rng.normal(size=n), rng.normal(5.0, 1.0, n), rng.normal(100.0, 10.0, n)]
+
+    detector = Detector(0.01, "cpu", recipe=SHORT).fit(twins(4000, 0))
+    assert (detector.score(twins(10_000, 1)) >= 1.0).mean() < 0.015
+    apart = twins(500, 2)
+    apart[:, 1] += 1.0
+    assert (detector.score(apart) >= 1.0).mean() > 0.95
+    assert (detector.explain(apart[:50])[1].argmax(axis=1) < 2).all()
+
+
 def test_the_largest_residual_is_of_what_was_measured(detector: Detector) -> None:
     module = detector.module
     assert module is not None

@@ -207,6 +207,37 @@ class TestRelations:
         both = torch.tensor([[True, True, False]])
         assert float(relations(apart, both)) < 1.0 < float(relations(apart, ~both))
 
+    def test_a_total_that_is_off_by_little_is_seen_also_where_its_parts_are_far_out(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+
+        def rows(n: int, off: float = 0.0) -> Tensor:
+            one, other = torch.exp(torch.randn(2, n, generator=generator, dtype=torch.float64))
+            x = torch.stack([one, other, one + other + off], dim=1) / torch.tensor([2.0, 2.0, 3.0])
+            return soft_clip((x - x.new_tensor([0.8, 0.8, 1.1])).to(torch.float32))
+
+        relations = Relations(3)
+        relations.fit(rows(4000))
+        nothing = torch.zeros(500, 3, dtype=torch.bool)
+        close = Relations(3)
+        close.load_state_dict(relations.state_dict() | {"pull": torch.zeros(3, 3)})
+        usual, apart = close(rows(500), nothing), close(rows(500, 0.05), nothing)
+        assert float(apart.quantile(0.01)) > float(usual.quantile(0.99))
+
+    def test_what_was_filled_in_has_not_to_be_as_near_as_what_was_measured(self) -> None:
+        relations = Relations(3)
+        relations.fit(self.twins(2000, 0))
+        apart = torch.tensor([[1.0, 1.02, 0.0]])
+        gap = torch.tensor([[False, True, False]])
+        assert float(relations(apart, gap)) < 1.0 < float(relations(apart, torch.zeros_like(gap)))
+        other = torch.tensor([[False, False, True]])
+        assert float(relations(apart, other)) > 1.0, "the twins are there both"
+
+    def test_a_feature_of_which_nothing_is_known_is_no_gap(self) -> None:
+        relations = Relations(4)
+        relations.fit(torch.cat([self.twins(2000, 0), torch.zeros(2000, 1)], dim=1))
+        unknown = torch.tensor([[False, False, False, True]])
+        assert float(relations(torch.tensor([[1.0, 1.02, 0.0, 0.0]]), unknown)) > 1.0
+
     @pytest.mark.parametrize("n", [1, 3, 20])
     def test_fewer_rows_than_features_are_enough(self, n: int) -> None:
         relations = Relations(20)
@@ -485,6 +516,17 @@ class TestHead:
         scaled.fit(1000.0 * statistics)
         torch.testing.assert_close(scaled(1000.0 * statistics), plain(statistics), atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(plain(statistics).median(dim=0).values, torch.zeros(len(NAMES)), atol=0.01, rtol=0)
+
+    def test_where_hardly_any_row_contradicts_a_little_contradiction_is_not_more_than_all_else(self) -> None:
+        statistics = torch.rand(1000, len(NAMES)) + 0.1
+        rarity = [NAMES.index("rarity_sum"), NAMES.index("rarity_largest")]
+        statistics[:, rarity] = 0.0
+        normalise = NormaliseStatistics()
+        normalise.fit(statistics)
+        little, much = statistics[:1].clone(), statistics[:1].clone()
+        little[:, rarity], much[:, rarity] = 0.1, 3.9
+        assert float(normalise(little)[0, rarity[0]]) < 1.0
+        assert float(normalise(much)[0, rarity[0]]) > 8.0
 
     @pytest.mark.parametrize("alpha", [0.5, 1.0])
     def test_celu_is_that_of_pytorch(self, alpha: float) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from stream_ad.detector.products import linear
 
 RIDGE = 1e-3
+"""Of the mean variance: relations that are closer than a thirtieth of a spread count as that close."""
 
 
 class ConditionalMean(nn.Module):
@@ -86,17 +87,15 @@ class ConditionalMean(nn.Module):
         return pull * pull / torch.diagonal(self.precision)
 
 
-def mean_and_precision(a: Tensor, shrinkage: float, least: float) -> tuple[Tensor, Tensor]:
+def mean_and_precision(a: Tensor, shrinkage: float, least: float, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
     """Mean [d] and precision matrix [d, d] of A [n, d] without NaN, float64.
 
-    With few rows for each feature the covariance has to shrink towards its diagonal, or its inverse is noise. What the
-    diagonal gets in any case, `RIDGE` of the mean variance and a `least` variance, makes relations that are closer than
-    a thirtieth of a spread count as that close.
+    With few rows for each feature the covariance has to shrink towards its diagonal, or its inverse is noise. In any
+    case the diagonal gets a share of the mean variance, the `ridge`, and a `least` variance.
     """
     a64 = a.to(torch.float64)
     centre = a64.mean(dim=0)
     covariance = (a64 - centre).T @ (a64 - centre) / max(1, a.shape[0] - 1)
     variance = torch.diagonal(covariance)
-    ridge = RIDGE * variance.mean() + least
-    shrunk = (1.0 - shrinkage) * covariance + torch.diag(shrinkage * variance + ridge)
+    shrunk = (1.0 - shrinkage) * covariance + torch.diag(shrinkage * variance + ridge * variance.mean() + least)
     return centre, torch.linalg.inv(shrunk)

@@ -1,8 +1,8 @@
 """Products of rows with a matrix that is kept: by oneDNN where nothing is being learned.
 
 PyTorch leaves products of float32 on x86 to MKL, which uses half the width of processors that are not Intel's: there
-oneDNN is two to five times as fast. It cannot be differentiated, and is not in every build, so what trains, and what
-runs on a GPU or another processor, takes PyTorch's own way.
+oneDNN is two to five times as fast. It cannot be differentiated, knows no float64, and is not in every build, so what
+trains, and what runs on a GPU or another processor, takes PyTorch's own way.
 """
 
 import torch
@@ -25,7 +25,7 @@ else:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., i] @ weight [o, i] transposed + bias [o] -> [..., o], float32."""
+    """x [..., i] @ weight [o, i] transposed + bias [o] -> [..., o]."""
     rows = x.flatten(0, -2)
     if worthwhile(x, rows.shape[0] * weight.numel()):
         product: Tensor = by_onednn(rows, weight, bias).unflatten(0, x.shape[:-1])
@@ -41,7 +41,7 @@ def batched(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def worthwhile(x: Tensor, multiplications: int, fewest: int = FEWEST) -> bool:
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.is_cuda:
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.is_cuda or x.dtype != torch.float32:
         return False
     return multiplications >= fewest
 

@@ -27,10 +27,14 @@ NAMES = (
 ROUNDING = {"vae_error": 1e-4, "latent_distance": 1e-3, "latent_divergence": 1e-3}
 """What rounding alone can make of these in a window of one and the same row; elsewhere they are much larger."""
 
+LEAST = {"rarity_sum": 0.5, "rarity_largest": 0.5}
+"""Nats that are no contradiction yet. Where each value follows from the others, as a total from its parts, most rows
+have none at all, and next to that the little of those at the edge of a bin would be more than anything else."""
+
 
 class NormaliseStatistics(nn.Module):
-    """log(s + 0.02 median + what rounding makes), minus the training median, by half the training range of the middle
-    80 %."""
+    """log(s + 0.02 median, or what rounding or chance makes if that is more), minus the training median, by half the
+    training range of the middle 80 %."""
 
     offset: Tensor
     centre: Tensor
@@ -47,6 +51,8 @@ class NormaliseStatistics(nn.Module):
         self.offset.copy_(0.02 * statistics.median(dim=0).values + 1e-6)
         for name, rounding in ROUNDING.items():
             self.offset[NAMES.index(name)] += rounding
+        for name, least in LEAST.items():
+            self.offset[NAMES.index(name)].clamp_(min=least)
         logs = torch.log(statistics + self.offset)
         low, middle, high = (torch.quantile(logs, q, dim=0) for q in (0.1, 0.5, 0.9))
         self.centre.copy_(middle)
