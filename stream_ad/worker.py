@@ -442,12 +442,8 @@ class Worker:
             log.info("%s", error)
             code = EXIT_OK
         else:
-            hint = (
-                " Nothing of this batch is committed: it will be read again."
-                if isinstance(error, DeliveryError)
-                else ""
-            )
-            log.error("%s%s", error, hint)
+            again = "; nothing of this batch is committed, it will be read again"
+            log.error("%s%s", error, again if isinstance(error, DeliveryError) else "")
             self._failure = str(error)
         self.server.close()
         return code
