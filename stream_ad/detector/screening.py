@@ -21,6 +21,9 @@ SURE_FAR_OFF, SURE_BROKEN = 10.0, 28.0
 straight lines, and where those of the plant are bent a rare operating point leaves them, too."""
 LONGEST = 1.0 / BLOCKS
 """A stretch that took longer than this share of the window's time is a regime of its own and no burst."""
+STRETCHES = (64, 32, 16)
+"""Of so many the means tell how alike neighbours are. Of short stretches there are many, but where a plant moves slowly
+each lies within one of its moves."""
 MOST_BURSTS = 3
 MOST_STRETCHES = 8
 NEARLY = 0.5
@@ -154,13 +157,18 @@ def normal_scores(values: Tensor) -> Tensor:
 
 
 def correlation_length(strangeness: Tensor, usual: Tensor, spread: Callable[[Tensor], float]) -> float:
-    """How many rows count as one where neighbours are alike: by how far the means of short stretches of strangeness [n]
+    """How many rows count as one where neighbours are alike: by how far the means of stretches of strangeness [n]
     differ, of those whose rows are all `usual` [n]."""
-    length = max(8, strangeness.shape[0] // 64)
-    stretches = strangeness.shape[0] // length
-    whole = usual[: stretches * length].reshape(stretches, length).all(dim=1)
-    means = strangeness[: stretches * length].reshape(stretches, length)[whole].mean(dim=1)
-    return max(1.0, length * spread(means) ** 2) if len(means) > 1 else 1.0
+    n = strangeness.shape[0]
+    found = [1.0]
+    for parts in STRETCHES:
+        length = max(8, n // parts)
+        stretches = n // length
+        whole = usual[: stretches * length].reshape(stretches, length).all(dim=1)
+        means = strangeness[: stretches * length].reshape(stretches, length)[whole].mean(dim=1)
+        if len(means) > 1:
+            found.append(length * spread(means) ** 2)
+    return max(found)
 
 
 def deviation(means: Tensor) -> float:
