@@ -18,6 +18,7 @@ from stream_ad import config
 from stream_ad.records import NO_TIMESTAMP, DeadLetter
 from stream_ad.transports import kafka_connection, kafka_source
 from stream_ad.transports.base import ConfigurationError, DeliveryError, TransportError
+from stream_ad.transports.kafka_header_names import HeaderName
 from stream_ad.transports.kafka_positions import Positions
 from stream_ad.transports.kafka_sink import KafkaSink
 from stream_ad.transports.kafka_source import KafkaSource
@@ -163,6 +164,22 @@ class TestReading:
         assert batch.partitions.tolist() == [1, 1, 1]
         assert batch.offsets.tolist() == [0, 1, 2]
         assert not reader.exhausted
+
+    def test_header_names_that_are_no_text_are_read_and_written_again(
+        self, topic: str, source: MakeSource, sink: KafkaSink
+    ) -> None:
+        name = HeaderName(b"\xe4\xf6".decode(errors="surrogateescape"))
+        sink.write_dead_letters([letter(b"1"), letter(b"2", headers=[(name, b"\xff"), ("ü", None)]), letter(b"3")])
+        sink.flush()
+        reader = source(topics=[f"{topic}.dead"])
+        found: dict[bytes | None, object] = {}
+        while len(found) < 3:
+            batch = reader.poll(5.0)
+            assert len(batch)
+            found |= zip(batch.values, batch.headers, strict=True)
+
+        assert found == {b"1": [], b"2": [(name, b"\xff"), ("ü", None)], b"3": []}
+        assert name.encode("utf-8") == b"\xe4\xf6"
 
     def test_a_poll_is_bounded_and_a_restart_goes_on_where_was_committed(
         self, kafka: Kafka, topic: str, source: MakeSource

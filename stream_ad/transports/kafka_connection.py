@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from stream_ad.config import KafkaConnection
 from stream_ad.transports.base import ConfigurationError
+from stream_ad.transports.kafka_header_names import read_any_header_name
 
 CONNECT_SECONDS = 5.0
 # New partitions, and topics that were made again, are found within this time.
@@ -56,6 +57,7 @@ def make_client(kind: Callable[..., Any], **config: Any) -> tuple[Any, KafkaNetC
     they are closed.
     """
     _KAFKA_LOG.install()
+    read_any_header_name()
     made: list[KafkaNetClient] = []
 
     def network(**network_config: Any) -> KafkaNetClient:
