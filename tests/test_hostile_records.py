@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -92,6 +93,15 @@ def test_whole_number_ids_and_keys_keep_every_digit() -> None:
     assert batch.keys == [str(n).encode() for n in numbers]
     in_array = json.dumps([{"id": n, "a": 1, "b": 2} for n in numbers]).encode()
     assert decode(in_array).batch.ids == numbers
+
+
+def test_a_record_of_many_rows_takes_no_more_than_its_share_of_time() -> None:
+    ids = [10**20 + i for i in range(5000)]
+    start = time.monotonic()
+    decoded = decode(json.dumps([{"id": n, "k": n, "a": 1, "b": 2} for n in ids]).encode())
+    assert decoded.batch.ids == ids
+    assert decoded.batch.keys == [b"%d" % n for n in ids]
+    assert time.monotonic() - start < 5.0
 
 
 def test_half_a_surrogate_pair_costs_nothing_but_itself() -> None:

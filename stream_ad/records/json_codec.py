@@ -234,12 +234,13 @@ class JsonDecoder:
         offsets, partitions = raw.offsets.tolist(), raw.partitions.tolist()
         path = [] if self._schema.id is None else self._schema.id.split(".")
         ids: list[str | int] = []
+        digits = Digits(raw)
         for row, i, number in zip(rows, record, row_number, strict=True):
             own = look_up(row, path) if path else ABSENT
             if isinstance(own, str | int) and not isinstance(own, bool):
                 ids.append(own)
             elif isinstance(own, float):
-                ids.append(exact(own, raw.values[i], number, path))
+                ids.append(digits.of(own, i, number, path))
             else:
                 name = f"{raw.topics[i]}-{partitions[i]}-{offsets[i]}"
                 ids.append(name if number < 0 else f"{name}-{number}")
@@ -253,24 +254,40 @@ class JsonDecoder:
             return [keys[i] for i in record]
         path = self._schema.key.split(".")
         keys_found: list[bytes | None] = []
+        digits = Digits(raw)
         for row, i, number in zip(rows, record, row_number, strict=True):
             own = look_up(row, path)
             if isinstance(own, float):
-                own = exact(own, raw.values[i], number, path)
+                own = digits.of(own, i, number, path)
             keys_found.append(as_key(own, raw.keys[i]))
         return keys_found
 
 
-def exact(value: float, record: bytes | None, number: int, path: Path) -> str | int:
-    """An id that orjson has made a float of: if it was a whole number of more than 64 bits, all of its digits."""
-    if abs(value) < LONG_INTEGER:
-        return repr(value)
-    try:
-        parsed = slow_parse(record or b"")
-    except RecursionError:
-        return repr(value)
-    again = look_up(parsed if number < 0 else parsed[number], path)
-    return again if isinstance(again, str | int) else repr(again)
+class Digits:
+    """Gives back the digits of whole numbers beyond 64 bits, of which orjson makes floats.
+
+    It parses a record again for that, but once, whatever the number of its rows: rows of a record come together.
+    """
+
+    def __init__(self, raw: RawBatch) -> None:
+        self._raw = raw
+        self._record = -1
+        self._parsed: Any = None
+
+    def of(self, value: float, record: int, number: int, path: Path) -> str | int:
+        """An id or key that orjson has made a float of, as it was written; of a fraction what Python makes of it."""
+        if abs(value) < LONG_INTEGER:
+            return repr(value)
+        if record != self._record:
+            self._record = record
+            try:
+                self._parsed = slow_parse(self._raw.values[record] or b"")
+            except RecursionError:
+                self._parsed = None
+        if self._parsed is None:
+            return repr(value)
+        again = look_up(self._parsed if number < 0 else self._parsed[number], path)
+        return again if isinstance(again, str | int) else repr(again)
 
 
 def as_key(value: Any, otherwise: bytes | None) -> bytes | None:
