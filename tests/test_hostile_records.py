@@ -118,6 +118,21 @@ def test_good_rows_of_an_array_are_kept_and_the_bad_ones_named_once() -> None:
     assert [bad.rows for bad in decoded.bad] == [[1, 3]]
 
 
+@pytest.mark.parametrize("row", [b"1", b'{"a":"x"}'])
+def test_a_record_of_nothing_but_bad_rows_is_told_of_in_few_words(row: bytes) -> None:
+    record = b"[" + b",".join([row] * 60_000) + b"]"
+    start = time.monotonic()
+    decoded = decode(record)
+    (bad,), (letter,) = decoded.bad, dead_letters(decoded)
+    assert bad.rows == list(range(60_000))
+    assert len(bad.message) < 200
+    headers = dict(letter.headers)
+    assert headers["stream_ad.errors.rows"] == b",".join(b"%d" % i for i in range(100))
+    assert headers["stream_ad.errors.row_count"] == b"60000"
+    assert sum(len(value or b"") for value in headers.values()) < 1000
+    assert time.monotonic() - start < 5.0
+
+
 def test_of_equal_keys_the_last_counts_in_both_parsers() -> None:
     batch = decode(b'{"a":9,"a":1,"b":2}', b'{"a":9,"a":1,"b":2,"x":NaN}').batch
     assert batch.values[:, 0].tolist() == [1.0, 1.0]

@@ -7,6 +7,8 @@ from stream_ad.records.batch import BadRecord, DeadLetter, Decoded, RawBatch
 STAGE = b"VALUE_CONVERTER"
 """What Kafka Connect calls the stage in which a value cannot be converted (KIP-298)."""
 CONVERTER = b"stream_ad.records"
+MOST_ROWS = 100
+"""Bad rows that a letter names: a list of all might be longer than the record, and too long for the topic."""
 
 
 def dead_letters(decoded: Decoded) -> list[DeadLetter]:
@@ -31,7 +33,9 @@ def _letter(raw: RawBatch, bad: BadRecord) -> DeadLetter:
         ("stream_ad.errors.reason", bad.reason.encode()),
     ]
     if bad.rows:
-        ours.append(("stream_ad.errors.rows", ",".join(map(str, bad.rows)).encode()))
+        ours.append(("stream_ad.errors.rows", ",".join(map(str, bad.rows[:MOST_ROWS])).encode()))
+    if len(bad.rows) > MOST_ROWS:
+        ours.append(("stream_ad.errors.row_count", str(len(bad.rows)).encode()))
     return DeadLetter(
         key=raw.keys[i],
         value=raw.values[i],

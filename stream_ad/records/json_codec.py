@@ -19,6 +19,8 @@ from stream_ad.records.timestamps import parse_timestamp
 BOM = b"\xef\xbb\xbf"
 PLAIN = frozenset((float, int, bool, type(None)))
 LONG_INTEGER = 2**63
+MOST_LISTED = 5
+"""Numbers of bad rows in a message: a record can have hundreds of thousands."""
 ABSENT = object()
 Path = tuple[str, ...] | list[str]
 
@@ -133,7 +135,7 @@ class JsonDecoder:
                     else:
                         wrong.append(j)
                 if wrong:
-                    message = f"rows {wrong} of the array are no objects, the first is {shown(found[wrong[0]])}"
+                    message = f"{listed(wrong)} no object, the first is {shown(found[wrong[0]])}"
                     bad.append(BadRecord(i, Reason.NOT_AN_OBJECT, message, wrong))
             else:
                 message = f"a JSON object or an array of objects is needed, this is {shown(found)}"
@@ -215,7 +217,9 @@ class JsonDecoder:
                 by_record[record[i]] = known
                 bad.append(known)
             if number >= 0:
-                known.rows = sorted([*known.rows, number])
+                known.rows.append(number)
+        for one in bad:
+            one.rows.sort()
         bad.sort(key=lambda one: one.record)
 
     def _timestamps(
@@ -306,6 +310,12 @@ def look_up(row: Any, path: Path) -> Any:
             return ABSENT
         row = row[name]
     return row
+
+
+def listed(rows: list[int]) -> str:
+    """Row numbers as they may stand in a message: the first few, and how many there are."""
+    first = ", ".join(map(str, rows[:MOST_LISTED]))
+    return f"row {first} is" if len(rows) == 1 else f"{len(rows)} rows ({first}{', …' * (len(rows) > MOST_LISTED)}) are"
 
 
 def fields(row: dict[str, Any]) -> str:
