@@ -16,7 +16,7 @@ from kafka import OffsetAndMetadata, TopicPartition
 
 from stream_ad import config
 from stream_ad.records import NO_TIMESTAMP, DeadLetter
-from stream_ad.transports import kafka_connection, kafka_source
+from stream_ad.transports import kafka_connection, kafka_dead_letters, kafka_source
 from stream_ad.transports.base import ConfigurationError, DeliveryError, TransportError
 from stream_ad.transports.kafka_header_names import HeaderName
 from stream_ad.transports.kafka_positions import Positions
@@ -630,6 +630,60 @@ class TestDeadLetters:
         assert "30000 bytes" in caplog.text
         assert "20000" in caplog.text
         assert kafka.consume(f"{topic}.scores", 1)[0].value == b"goes on"
+
+    def test_a_time_that_the_topic_refuses_stands_in_a_header(self, kafka: Kafka, topic: str, sink: KafkaSink) -> None:
+        kafka.create_topic(f"{topic}.strict", config={"message.timestamp.before.max.ms": "60000"})
+        sink._settings.dead_letter_topic = f"{topic}.strict"
+        now = int(1000 * time.time())
+        past, future = now - 120_000, now + 7_200_000
+        # With one refused time in a request the error is another one than with several.
+        for times in ([now, future, now], [now, past, future, now], [future]):
+            sink.write_dead_letters([letter(b"x", key=b"k", headers=[("h", None)], timestamp=each) for each in times])
+            sink.flush()
+
+        found = kafka.consume(f"{topic}.strict", 8)
+        mended = [dict(r.headers) for r in found if len(r.headers) > 1]
+        times_kept = sorted(int(headers["stream_ad.errors.timestamp"] or b"") for headers in mended)
+        assert times_kept == [past, future, future, future]
+        assert [r.timestamp for r in found if len(r.headers) == 1] == [now] * 4
+        assert all(abs(r.timestamp - now) < 60_000 for r in found)
+
+    def test_parts_are_left_out_until_the_topic_takes_the_rest(
+        self, kafka: Kafka, topic: str, sink: KafkaSink, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        large = incompressible(30_000)
+        ours: list[tuple[str, bytes | None]] = [("stream_ad.errors.reason", b"parse")]
+        sink.write_dead_letters(
+            [
+                letter(b"{", key=b"1", headers=[("h", large), *ours], ours=1),
+                letter(b"{", key=large, headers=ours, ours=1),
+                letter(b"{", key=b"3", headers=[("stream_ad.errors.reason", large)], ours=1),
+                letter(b"{", key=b"4", headers=ours, ours=1),
+            ]
+        )
+        sink.flush()
+
+        reason, omitted = (f"stream_ad.errors.{name}" for name in ("reason", "{}_omitted"))
+        found = {r.key: dict(r.headers) for r in kafka.consume(f"{topic}.dead", 3)}
+        assert found == {
+            b"1": {reason: b"parse", omitted.format("value"): b"1", omitted.format("headers"): b"30001"},
+            None: {reason: b"parse", omitted.format("value"): b"1", omitted.format("key"): b"30000"},
+            b"4": {reason: b"parse"},
+        }
+        lost = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR and r.name.startswith("stream_ad")]
+        assert len(lost) == 1 and "is lost" in lost[0]
+
+    def test_many_too_large_ones_are_told_of_once_and_ask_for_the_limit_once(
+        self, sink: KafkaSink, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = Mock(return_value="20000")
+        monkeypatch.setattr(kafka_dead_letters, "max_message_bytes", asked)
+        for _ in range(2):
+            sink.write_dead_letters([letter(incompressible(30_000)) for _ in range(20)])
+            sink.flush()
+
+        assert caplog.text.count("without its value") == 1
+        assert asked.call_count == 1
 
 
 def test_kafka_pythons_log_is_thinned_out(caplog: pytest.LogCaptureFixture) -> None:

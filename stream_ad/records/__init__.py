@@ -14,7 +14,7 @@ from stream_ad.records.batch import (
     Status,
     Verdicts,
 )
-from stream_ad.records.dead_letters import dead_letters
+from stream_ad.records.dead_letters import dead_letters, shortened, without_timestamp
 from stream_ad.records.decoder import Decoder, make_decoder
 from stream_ad.records.encoding import encode
 from stream_ad.records.episode import EndedBy, Episode, encode_episode
@@ -47,4 +47,6 @@ __all__ = [
     "encode_episode",
     "format_timestamp",
     "make_decoder",
+    "shortened",
+    "without_timestamp",
 ]

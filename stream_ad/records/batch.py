@@ -218,3 +218,5 @@ class DeadLetter:
     """Where the record came from, with `partition` and `offset`."""
     partition: int
     offset: int
+    ours: int = 0
+    """How many of the headers, the last ones, are ours."""

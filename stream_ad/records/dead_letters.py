@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from stream_ad.records.batch import BadRecord, DeadLetter, Decoded, RawBatch
+from dataclasses import replace
+
+from stream_ad.records.batch import NO_TIMESTAMP, BadRecord, DeadLetter, Decoded, RawBatch
 
 STAGE = b"VALUE_CONVERTER"
 """What Kafka Connect calls the stage in which a value cannot be converted (KIP-298)."""
@@ -17,6 +19,35 @@ def dead_letters(decoded: Decoded) -> list[DeadLetter]:
     Ours have Kafka Connect's names, so that its tools can read them; those that an earlier reader left stay.
     """
     return [_letter(decoded.batch.raw, bad) for bad in decoded.bad]
+
+
+def without_timestamp(letter: DeadLetter) -> DeadLetter:
+    """The letter for a topic that refuses its time, which stands in a header instead."""
+    return _noting(replace(letter, timestamp=NO_TIMESTAMP), "timestamp", letter.timestamp)
+
+
+def shortened(letter: DeadLetter) -> tuple[str, int, DeadLetter] | None:
+    """What to leave out of a letter that is too large, how many bytes that is, and the letter without it.
+
+    First its value goes, then the original headers, then the key, and a header says so. None if all are gone.
+    """
+    first_of_ours = len(letter.headers) - letter.ours
+    original = letter.headers[:first_of_ours]
+    if letter.value:
+        part, size, rest = "value", len(letter.value), replace(letter, value=b"")
+    elif original:
+        size = sum(len(name.encode("utf-8")) + len(value or b"") for name, value in original)
+        part, rest = "headers", replace(letter, headers=letter.headers[first_of_ours:])
+    elif letter.key:
+        part, size, rest = "key", len(letter.key), replace(letter, key=None)
+    else:
+        return None
+    return part, size, _noting(rest, f"{part}_omitted", size)
+
+
+def _noting(letter: DeadLetter, name: str, value: int) -> DeadLetter:
+    header = (f"stream_ad.errors.{name}", str(value).encode())
+    return replace(letter, headers=[*letter.headers, header], ours=letter.ours + 1)
 
 
 def _letter(raw: RawBatch, bad: BadRecord) -> DeadLetter:
@@ -45,4 +76,5 @@ def _letter(raw: RawBatch, bad: BadRecord) -> DeadLetter:
         topic=topic,
         partition=partition,
         offset=offset,
+        ours=len(ours),
     )

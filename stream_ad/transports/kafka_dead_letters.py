@@ -1,73 +1,56 @@
-"""Dead letters to Kafka, as they came: null headers stay null; those too large go without their value."""
+"""Dead letters to Kafka, as they came: null headers stay null. What the topic refuses of them is left out."""
 
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from kafka import errors
+from kafka.future import Future
 from kafka.serializer import Serializer
 
 from stream_ad import config
-from stream_ad.records import NO_TIMESTAMP, DeadLetter
+from stream_ad.records import NO_TIMESTAMP, DeadLetter, shortened, without_timestamp
 from stream_ad.transports.base import DeliveryError, TransportError
 from stream_ad.transports.kafka_probe import max_message_bytes
-from stream_ad.transports.kafka_producer import close_producer, make_producer, settle
+from stream_ad.transports.kafka_producer import TOO_LARGE, close_producer, make_careful_producer, not_taken, settle
 
 log = logging.getLogger(__name__)
 
-VALUE_OMITTED = "stream_ad.errors.value_omitted"
-"""Header of a dead letter whose value was too large to send; it holds the value's size in bytes."""
-
-_TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
+LOG_SECONDS = 60.0
+# With several refused records in a batch kafka-python calls each of them invalid.
+_WRONG_TIME = (errors.InvalidTimestampError, errors.InvalidRecordError)
 
 
 class DeadLetterWriter:
-    """Sends dead letters through a producer of its own, connected when the first one comes.
-
-    It is not idempotent: kafka-python's idempotent producer can send nothing more once the broker has refused
-    a record as too large, and that is to be expected here.
-    """
+    """Sends dead letters through a producer of its own, connected when the first one comes."""
 
     def __init__(self, settings: config.KafkaSink) -> None:
         self._settings = settings
         self._producer: Any = None
         self._sent: list[tuple[DeadLetter, Any]] = []
+        self._silent_until: dict[str, float] = {}
+        self.lost = 0
+        """Letters of which the topic did not take even our headers."""
 
     def write(self, letters: list[DeadLetter]) -> None:
         """Raises `DeliveryError` for a letter that cannot be sent."""
         if self._producer is None:
             try:
-                # One request at a time keeps the order without idempotence.
-                self._producer = make_producer(
-                    self._settings,
-                    enable_idempotence=False,
-                    max_in_flight_requests_per_connection=1,
-                    value_serializer=_RestoreNulls(),
-                )
+                self._producer = make_careful_producer(self._settings, value_serializer=_RestoreNulls())
             except TransportError as error:
                 raise DeliveryError(f"dead letters cannot be written: {error}") from error
-        for letter in letters:
-            self._sent.append((letter, self._send(letter)))
+        self._sent += [(letter, self._send(letter)) for letter in letters]
 
     def flush(self) -> None:
-        """Return when every letter is acknowledged, if need be without its value; else `DeliveryError`."""
+        """Return when the topic has taken every letter, if need be without some of its parts; else `DeliveryError`."""
         sent, self._sent = self._sent, []
-        if not sent:
-            return
-        settle(self._producer, [future for _, future in sent], self._settings.delivery_timeout)
-        too_large = [letter for letter, future in sent if isinstance(future.exception, _TOO_LARGE)]
-        futures = [future for _, future in sent if not isinstance(future.exception, _TOO_LARGE)]
-        if too_large:
-            shortened = [self._send_without_value(letter) for letter in too_large]
-            settle(self._producer, shortened, self._settings.delivery_timeout)
-            futures += shortened
-        failed = [future.exception for future in futures if future.exception is not None]
-        if failed:
-            raise DeliveryError(
-                f"{len(failed)} of {len(sent)} dead letters for topic {self._settings.dead_letter_topic} "
-                f"were not taken by {self._settings.bootstrap_servers}: {failed[0]}"
-            ) from failed[0]
+        while sent:
+            settle(self._producer, [future for _, future in sent], self._settings.delivery_timeout)
+            refused = [(letter, future.exception) for letter, future in sent if future.exception is not None]
+            acceptable = self._acceptable(refused, len(sent))
+            sent = [(letter, self._send(letter)) for letter in acceptable]
 
     def close(self) -> None:
         if self._producer is None:
@@ -76,36 +59,61 @@ class DeadLetterWriter:
         self._sent = []
         close_producer(producer)
 
+    def _acceptable(self, refused: list[tuple[DeadLetter, Exception]], n_sent: int) -> list[DeadLetter]:
+        """The refused letters as the topic may take them, less those of which nothing more can be left out."""
+        acceptable, failed, blameless = [], [], []
+        for letter, error in refused:
+            if isinstance(error, TOO_LARGE):
+                acceptable += self._shortened(letter)
+            elif isinstance(error, _WRONG_TIME) and letter.timestamp != NO_TIMESTAMP:
+                acceptable.append(without_timestamp(letter))
+            elif type(error) is errors.KafkaError:
+                # Refused along with a record of its batch whose time is wrong.
+                blameless.append((letter, error))
+            else:
+                failed.append(error)
+        if not any(isinstance(error, _WRONG_TIME) for _, error in refused):
+            failed += [error for _, error in blameless]
+        if failed:
+            topic = ("sink.dead_letter_topic", self._settings.dead_letter_topic)
+            what = f"{len(failed)} of {n_sent} dead letters"
+            raise not_taken(topic, failed[0], what, self._settings) from failed[0]
+        return acceptable + [letter for letter, _ in blameless]
+
+    def _shortened(self, letter: DeadLetter) -> list[DeadLetter]:
+        """The letter with one part less; none if there is none left, and the topic refuses the rest."""
+        found = shortened(letter)
+        place = f"the dead letter of {letter.topic} [{letter.partition}] offset {letter.offset}"
+        if found is None:
+            self.lost += 1
+            what = f"is lost, the topic takes not even the headers that tell of it ({self.lost} so far)"
+            self._log(logging.ERROR, "lost", f"{place} {what}")
+            return []
+        part, size, rest = found
+        self._log(logging.WARNING, part, f"{place} is sent without its {part} of {size} bytes")
+        return [rest]
+
+    def _log(self, level: int, kind: str, message: str) -> None:
+        """Say once a minute what is left out: there may be thousands, and brokers are asked for the limit each time."""
+        now = time.monotonic()
+        if now < self._silent_until.get(kind, 0.0):
+            return
+        self._silent_until[kind] = now + LOG_SECONDS
+        topic = self._settings.dead_letter_topic
+        log.log(level, "%s: topic %s takes %s", message, topic, max_message_bytes(self._settings, "sink", topic))
+
     def _send(self, letter: DeadLetter) -> Any:
-        try:
-            return self._send_as_is(letter.key, letter.value, letter.headers, letter.timestamp)
-        except _TOO_LARGE:
-            return self._send_without_value(letter)
-
-    def _send_without_value(self, letter: DeadLetter) -> Any:
-        size, topic = len(letter.value or b""), self._settings.dead_letter_topic
-        log.warning(
-            "the dead letter of %s [%d] offset %d is sent without its value of %d bytes: topic %s takes %s",
-            *(letter.topic, letter.partition, letter.offset, size, topic),
-            max_message_bytes(self._settings, "sink", topic),
-        )
-        headers = [*letter.headers, (VALUE_OMITTED, str(size).encode())]
-        return self._send_as_is(letter.key, b"", headers, letter.timestamp)
-
-    def _send_as_is(
-        self, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]], timestamp: int
-    ) -> Any:
         topic = self._settings.dead_letter_topic
         try:
             return self._producer.send(
                 topic,
-                key=key,
-                value=_NULL if value is None else value,
-                headers=_Headers((name, _NULL if value is None else value) for name, value in headers),
-                timestamp_ms=None if timestamp == NO_TIMESTAMP else timestamp,
+                key=letter.key,
+                value=_NULL if letter.value is None else letter.value,
+                headers=_Headers((name, _NULL if value is None else value) for name, value in letter.headers),
+                timestamp_ms=None if letter.timestamp == NO_TIMESTAMP else letter.timestamp,
             )
-        except _TOO_LARGE:
-            raise
+        except TOO_LARGE as error:
+            return Future().failure(error)
         except (errors.KafkaError, ValueError) as error:
             raise DeliveryError(
                 f"cannot write to topic {topic} on {self._settings.bootstrap_servers}: {error}. Does it still exist?"
