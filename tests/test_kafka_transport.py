@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import socket
@@ -16,7 +17,7 @@ from kafka import OffsetAndMetadata, TopicPartition
 
 from stream_ad import config
 from stream_ad.records import NO_TIMESTAMP, DeadLetter
-from stream_ad.transports import kafka_connection, kafka_dead_letters, kafka_source
+from stream_ad.transports import kafka_connection, kafka_refusals, kafka_source
 from stream_ad.transports.base import ConfigurationError, DeliveryError, TransportError
 from stream_ad.transports.kafka_header_names import HeaderName
 from stream_ad.transports.kafka_positions import Positions
@@ -124,6 +125,11 @@ def numbered(n: int) -> list[bytes | None]:
 
 def incompressible(size: int) -> bytes:
     return random.Random(0).randbytes(size)
+
+
+def output(id_: str, **more: object) -> bytes:
+    source = {"topic": "in", "partition": 0, "offset": 7}
+    return json.dumps({"id": id_, "key": None, "source": source} | more).encode()
 
 
 def letter(value: bytes | None, **fields: object) -> DeadLetter:
@@ -568,10 +574,37 @@ class TestWriting:
 
         assert [r.value for r in kafka.consume(f"{topic}.scores", 40)] == values
 
-    def test_an_output_too_large_is_an_error_with_size_and_limit(self, sink: KafkaSink) -> None:
-        sink.write([None], [incompressible(32_000)])
-        with pytest.raises(DeliveryError, match=r"32000 bytes.*20000"):
+    @pytest.mark.parametrize("size", [30_000, 40 << 20])  # More than the topic takes; more than the client sends.
+    def test_outputs_too_large_are_reduced_and_nothing_else_is_lost(
+        self, kafka: Kafka, topic: str, sink: KafkaSink, caplog: pytest.LogCaptureFixture, size: int
+    ) -> None:
+        long = incompressible(size // 2).hex()
+        wide = [f"{i}-{long[10 * i : 10 * i + 20]}" for i in range(2000)]
+        shares = {name: i / 2000 for i, name in enumerate(wide)}
+        outputs = [
+            output("small"),
+            output("wide", expected=dict.fromkeys(wide, 1.5), attribution=shares, imputed=[]),
+            output("long key", key=long),
+            output(long),
+            output("small too"),
+        ]
+        keys = [None, b"w", b"k", b"i", None]
+        for _ in range(2):
+            sink.write(keys, outputs)
+            sink.write_alerts([b"w"], [output("alert")])
             sink.flush()
+
+        found = {r.key: json.loads(r.value or b"") for r in kafka.consume(f"{topic}.scores", 8)}
+        assert found[None]["id"] in ("small", "small too")
+        assert list(found[b"w"]["attribution"]) == list(found[b"w"]["expected"]) == wide[:-11:-1]
+        assert found[b"w"]["reduced"] == ["features"]
+        assert (found[b"k"]["key"], found[b"k"]["reduced"]) == (None, ["key"])
+        (dead, _) = kafka.consume(f"{topic}.dead", 2)
+        headers = dict(dead.headers)
+        assert (dead.key, headers["stream_ad.errors.reason"]) == (b"i", b"too_large")
+        assert headers["__connect.errors.offset"] == b"7"
+        assert len(kafka.consume(f"{topic}.anomalies", 2)) == 2
+        assert caplog.text.count("outputs are too large") == 1
 
     def test_a_vanished_topic_is_an_error_within_the_time_for_delivery(
         self, kafka: Kafka, topic: str, sink: KafkaSink
@@ -677,7 +710,7 @@ class TestDeadLetters:
         self, sink: KafkaSink, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked = Mock(return_value="20000")
-        monkeypatch.setattr(kafka_dead_letters, "max_message_bytes", asked)
+        monkeypatch.setattr(kafka_refusals, "max_message_bytes", asked)
         for _ in range(2):
             sink.write_dead_letters([letter(incompressible(30_000)) for _ in range(20)])
             sink.flush()

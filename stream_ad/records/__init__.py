@@ -14,11 +14,12 @@ from stream_ad.records.batch import (
     Status,
     Verdicts,
 )
-from stream_ad.records.dead_letters import dead_letters, shortened, without_timestamp
+from stream_ad.records.dead_letters import dead_letters, shortened, undeliverable, without_timestamp
 from stream_ad.records.decoder import Decoder, make_decoder
 from stream_ad.records.encoding import encode
 from stream_ad.records.episode import EndedBy, Episode, encode_episode
 from stream_ad.records.field_drift import FieldDrift
+from stream_ad.records.reducing import with_top_features, without_key
 from stream_ad.records.schema import NO_CONTEXT, Context, RecordSchema
 from stream_ad.records.timestamps import format_timestamp
 
@@ -48,5 +49,8 @@ __all__ = [
     "format_timestamp",
     "make_decoder",
     "shortened",
+    "undeliverable",
+    "with_top_features",
+    "without_key",
     "without_timestamp",
 ]

@@ -175,6 +175,8 @@ class Reason:
     """An array or a float32 vector of another length than the schema's."""
     NOT_A_NUMBER = "not_a_number"
     """A feature holds something that is no number and no missing value."""
+    TOO_LARGE = "too_large"
+    """It was read and scored, but its output is larger than the topic takes."""
 
 
 @dataclass(slots=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stream_ad.records.batch import NO_TIMESTAMP, BadRecord, DeadLetter, Decoded, RawBatch
+from stream_ad.records.batch import NO_TIMESTAMP, BadRecord, DeadLetter, Decoded, RawBatch, Reason
+from stream_ad.records.json_codec import slow_parse
 
 STAGE = b"VALUE_CONVERTER"
-"""What Kafka Connect calls the stage in which a value cannot be converted (KIP-298)."""
+"""What Kafka Connect calls the stage in which a value cannot be converted (KIP-298), and that of sending."""
+SENDING = b"KAFKA_PRODUCE"
 CONVERTER = b"stream_ad.records"
 MOST_ROWS = 100
 """Bad rows that a letter names: a list of all might be longer than the record, and too long for the topic."""
@@ -19,6 +21,15 @@ def dead_letters(decoded: Decoded) -> list[DeadLetter]:
     Ours have Kafka Connect's names, so that its tools can read them; those that an earlier reader left stay.
     """
     return [_letter(decoded.batch.raw, bad) for bad in decoded.bad]
+
+
+def undeliverable(key: bytes | None, output: bytes, topic: str) -> DeadLetter:
+    """An output record that its topic refuses as too large, however it is reduced."""
+    source = slow_parse(output)["source"]
+    place = source["topic"], source["partition"], source["offset"]
+    message = f"an output of {len(output)} bytes with a key of {len(key or b'')} is too large for topic {topic}"
+    headers = _our_headers(*place, SENDING, Reason.TOO_LARGE, message)
+    return DeadLetter(key, output, headers, NO_TIMESTAMP, Reason.TOO_LARGE, *place, ours=len(headers))
 
 
 def without_timestamp(letter: DeadLetter) -> DeadLetter:
@@ -53,16 +64,7 @@ def _noting(letter: DeadLetter, name: str, value: int) -> DeadLetter:
 def _letter(raw: RawBatch, bad: BadRecord) -> DeadLetter:
     i = bad.record
     topic, partition, offset = raw.topics[i], int(raw.partitions[i]), int(raw.offsets[i])
-    ours: list[tuple[str, bytes | None]] = [
-        ("__connect.errors.topic", topic.encode()),
-        ("__connect.errors.partition", str(partition).encode()),
-        ("__connect.errors.offset", str(offset).encode()),
-        ("__connect.errors.stage", STAGE),
-        ("__connect.errors.class.name", CONVERTER),
-        ("__connect.errors.exception.class.name", bad.reason.encode()),
-        ("__connect.errors.exception.message", bad.message.encode()),
-        ("stream_ad.errors.reason", bad.reason.encode()),
-    ]
+    ours = _our_headers(topic, partition, offset, STAGE, bad.reason, bad.message)
     if bad.rows:
         ours.append(("stream_ad.errors.rows", ",".join(map(str, bad.rows[:MOST_ROWS])).encode()))
     if len(bad.rows) > MOST_ROWS:
@@ -78,3 +80,18 @@ def _letter(raw: RawBatch, bad: BadRecord) -> DeadLetter:
         offset=offset,
         ours=len(ours),
     )
+
+
+def _our_headers(
+    topic: str, partition: int, offset: int, stage: bytes, reason: str, message: str
+) -> list[tuple[str, bytes | None]]:
+    return [
+        ("__connect.errors.topic", topic.encode()),
+        ("__connect.errors.partition", str(partition).encode()),
+        ("__connect.errors.offset", str(offset).encode()),
+        ("__connect.errors.stage", stage),
+        ("__connect.errors.class.name", CONVERTER),
+        ("__connect.errors.exception.class.name", reason.encode()),
+        ("__connect.errors.exception.message", message.encode()),
+        ("stream_ad.errors.reason", reason.encode()),
+    ]

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
 from kafka import errors
-from kafka.future import Future
 from kafka.serializer import Serializer
 
 from stream_ad import config
 from stream_ad.records import NO_TIMESTAMP, DeadLetter, shortened, without_timestamp
 from stream_ad.transports.base import DeliveryError, TransportError
-from stream_ad.transports.kafka_probe import max_message_bytes
-from stream_ad.transports.kafka_producer import TOO_LARGE, close_producer, make_careful_producer, not_taken, settle
+from stream_ad.transports.kafka_producer import close_producer, make_careful_producer, settle
+from stream_ad.transports.kafka_refusals import TOO_LARGE, RefusalLog, not_taken, send
 
 log = logging.getLogger(__name__)
 
-LOG_SECONDS = 60.0
 # With several refused records in a batch kafka-python calls each of them invalid.
 _WRONG_TIME = (errors.InvalidTimestampError, errors.InvalidRecordError)
 
@@ -30,7 +27,7 @@ class DeadLetterWriter:
         self._settings = settings
         self._producer: Any = None
         self._sent: list[tuple[DeadLetter, Any]] = []
-        self._silent_until: dict[str, float] = {}
+        self._refusals = RefusalLog(log, settings)
         self.lost = 0
         """Letters of which the topic did not take even our headers."""
 
@@ -75,45 +72,34 @@ class DeadLetterWriter:
         if not any(isinstance(error, _WRONG_TIME) for _, error in refused):
             failed += [error for _, error in blameless]
         if failed:
-            topic = ("sink.dead_letter_topic", self._settings.dead_letter_topic)
-            what = f"{len(failed)} of {n_sent} dead letters"
-            raise not_taken(topic, failed[0], what, self._settings) from failed[0]
+            topic, what = self._settings.dead_letter_topic, f"{len(failed)} of {n_sent} dead letters"
+            raise not_taken("sink.dead_letter_topic", topic, failed[0], what, self._settings) from failed[0]
         return acceptable + [letter for letter, _ in blameless]
 
     def _shortened(self, letter: DeadLetter) -> list[DeadLetter]:
         """The letter with one part less; none if there is none left, and the topic refuses the rest."""
-        found = shortened(letter)
+        found, topic = shortened(letter), self._settings.dead_letter_topic
         place = f"the dead letter of {letter.topic} [{letter.partition}] offset {letter.offset}"
         if found is None:
             self.lost += 1
             what = f"is lost, the topic takes not even the headers that tell of it ({self.lost} so far)"
-            self._log(logging.ERROR, "lost", f"{place} {what}")
+            self._refusals.tell(logging.ERROR, "lost", topic, f"{place} {what}")
             return []
         part, size, rest = found
-        self._log(logging.WARNING, part, f"{place} is sent without its {part} of {size} bytes")
+        self._refusals.tell(logging.WARNING, part, topic, f"{place} is sent without its {part} of {size} bytes")
         return [rest]
-
-    def _log(self, level: int, kind: str, message: str) -> None:
-        """Say once a minute what is left out: there may be thousands, and brokers are asked for the limit each time."""
-        now = time.monotonic()
-        if now < self._silent_until.get(kind, 0.0):
-            return
-        self._silent_until[kind] = now + LOG_SECONDS
-        topic = self._settings.dead_letter_topic
-        log.log(level, "%s: topic %s takes %s", message, topic, max_message_bytes(self._settings, "sink", topic))
 
     def _send(self, letter: DeadLetter) -> Any:
         topic = self._settings.dead_letter_topic
         try:
-            return self._producer.send(
+            return send(
+                self._producer,
                 topic,
                 key=letter.key,
                 value=_NULL if letter.value is None else letter.value,
                 headers=_Headers((name, _NULL if value is None else value) for name, value in letter.headers),
                 timestamp_ms=None if letter.timestamp == NO_TIMESTAMP else letter.timestamp,
             )
-        except TOO_LARGE as error:
-            return Future().failure(error)
         except (errors.KafkaError, ValueError) as error:
             raise DeliveryError(
                 f"cannot write to topic {topic} on {self._settings.bootstrap_servers}: {error}. Does it still exist?"

@@ -11,7 +11,7 @@ from typing import Any
 from kafka import KafkaProducer, errors
 
 from stream_ad import config
-from stream_ad.transports.base import ConfigurationError, DeliveryError, TransportError
+from stream_ad.transports.base import DeliveryError, TransportError
 from stream_ad.transports.kafka_connection import client_config, make_client
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,6 @@ REQUEST_MS = 30_000
 CLOSE_SECONDS = 5.0
 # kafka-python fails what is not delivered in time by itself, but not always (seen with most brokers dead).
 GRACE_SECONDS = 5.0
-TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 
 
 def make_producer(settings: config.KafkaSink, **special: Any) -> Any:
@@ -59,17 +58,6 @@ def make_careful_producer(settings: config.KafkaSink, **special: Any) -> Any:
     One request at a time keeps the order without idempotence.
     """
     return make_producer(settings, enable_idempotence=False, max_in_flight_requests_per_connection=1, **special)
-
-
-def not_taken(topic: tuple[str, str], cause: Exception, what: str, settings: config.KafkaSink) -> TransportError:
-    """The error to raise for records that brokers have refused; `topic` is a pair of config key and name."""
-    key, name = topic
-    if isinstance(cause, errors.AuthorizationError):
-        return ConfigurationError(
-            f"{key}: {settings.sasl_username or 'this client'} is not authorised to write to topic {name!r} on the "
-            f"brokers at {settings.bootstrap_servers}: {cause}. Grant Write on it."
-        )
-    return DeliveryError(f"{what} for topic {name} were not taken by {settings.bootstrap_servers}: {cause}")
 
 
 def settle(producer: Any, futures: Sequence[Any], timeout: float) -> None:

@@ -7,17 +7,23 @@ from functools import lru_cache
 from typing import Any
 
 from kafka import errors
+from kafka.future import Future
 from kafka.partitioner import murmur2
 
 from stream_ad import config
 from stream_ad.records import DeadLetter
 from stream_ad.transports.base import ConfigurationError, DeliveryError, TransportError
 from stream_ad.transports.kafka_dead_letters import DeadLetterWriter
-from stream_ad.transports.kafka_probe import max_message_bytes, probe
+from stream_ad.transports.kafka_large_outputs import LargeOutputs, Output
+from stream_ad.transports.kafka_probe import probe
 from stream_ad.transports.kafka_producer import close_producer, make_producer, settle
+from stream_ad.transports.kafka_refusals import TOO_LARGE, not_taken
 
 # The hash by which all Kafka clients choose a key's partition takes as long in Python as the rest of a send.
 _key_hash = lru_cache(maxsize=1 << 16)(murmur2)
+
+_Sent = tuple[str, str, Sequence[bytes | None], Sequence[bytes], list[Any]]
+"""A write: key of the topic in config.yaml, topic, keys, values, and the futures of the records sent."""
 
 
 class KafkaSink:
@@ -30,9 +36,10 @@ class KafkaSink:
         self._settings = settings
         self._input_topics = input_topics
         self._producer: Any = None
-        self._sent: list[tuple[str, list[Any]]] = []
+        self._sent: list[_Sent] = []
         self._writes = 0
         self._dead_letters = DeadLetterWriter(settings)
+        self._large_outputs = LargeOutputs(settings)
 
     def open(self) -> None:
         if self._producer is not None:
@@ -60,25 +67,25 @@ class KafkaSink:
 
     def write(self, keys: list[bytes | None], values: list[bytes]) -> None:
         """As `Sink.write`. Raises `DeliveryError` for a record that cannot even be sent."""
-        self._send(self._settings.topic, keys, values)
+        self._send("sink.topic", self._settings.topic, keys, values)
 
     def write_alerts(self, keys: list[bytes | None], values: list[bytes]) -> None:
         """As `Sink.write_alerts`, and as `write`."""
         if values and self._settings.anomalies_topic is not None:
-            self._send(self._settings.anomalies_topic, keys, values)
+            self._send("sink.anomalies_topic", self._settings.anomalies_topic, keys, values)
 
     def write_dead_letters(self, letters: list[DeadLetter]) -> None:
         """As `Sink.write_dead_letters`; a letter that is too large goes without its value."""
         self._dead_letters.write(letters)
 
     def flush(self) -> None:
-        """As `Sink.flush`; takes `delivery_timeout` and a few seconds at most."""
+        """As `Sink.flush`; takes `delivery_timeout` and a few seconds at most, longer where outputs are too large."""
         sent, self._sent = self._sent, []
-        futures = [future for _, of_write in sent for future in of_write]
+        futures = [future for *_, of_write in sent for future in of_write]
         if futures:
             settle(self._producer, futures, self._settings.delivery_timeout)
-            for topic, of_write in sent:
-                self._check(topic, of_write)
+            if any(future.exception is not None for future in futures):
+                self._deal_with_refused(sent)
         self._dead_letters.flush()
 
     def close(self) -> None:
@@ -90,10 +97,10 @@ class KafkaSink:
         close_producer(producer)
         self._dead_letters.close()
 
-    def _send(self, topic: str, keys: Sequence[bytes | None], values: Sequence[bytes]) -> None:
+    def _send(self, config_key: str, topic: str, keys: Sequence[bytes | None], values: Sequence[bytes]) -> None:
         send = self._producer.send
         futures: list[Any] = []
-        self._sent.append((topic, futures))
+        self._sent.append((config_key, topic, keys, values, futures))
         keep = futures.append
         try:
             partitions = sorted(self._producer.partitions_for(topic))
@@ -102,26 +109,29 @@ class KafkaSink:
             keyless = partitions[self._writes % n]
             for key, value in zip(keys, values, strict=True):
                 partition = keyless if key is None else partitions[(_key_hash(key) & 0x7FFFFFFF) % n]
-                keep(send(topic, value, key, None, partition))
-        except errors.MessageSizeTooLargeError as error:
-            raise DeliveryError(f"an output of {len(value)} bytes is too large for topic {topic}: {error}") from error
+                try:
+                    keep(send(topic, value, key, None, partition))
+                except TOO_LARGE as error:
+                    keep(Future().failure(error))
+        except errors.AuthorizationError as error:
+            raise not_taken(config_key, topic, error, "records", self._settings) from error
         except (errors.KafkaError, ValueError) as error:
             # ValueError: the client learned between two sends that the topic or the partition is gone.
             raise DeliveryError(
                 f"cannot write to topic {topic} on {self._settings.bootstrap_servers}: {error}. Does it still exist?"
             ) from error
 
-    def _check(self, topic: str, futures: list[Any]) -> None:
-        failed = [future for future in futures if future.exception is not None]
-        if not failed:
-            return
-        cause = failed[0].exception
-        hint = ""
-        if isinstance(cause, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError):
-            size = max(future.args[4] for future in failed)
-            limit = max_message_bytes(self._settings, "sink", topic)
-            hint = f" Values of up to {size} bytes: raise max.message.bytes of the topic, now {limit}."
-        raise DeliveryError(
-            f"{len(failed)} of {len(futures)} records for topic {topic} were not taken by "
-            f"{self._settings.bootstrap_servers}: {cause}.{hint}"
-        ) from cause
+    def _deal_with_refused(self, sent: list[_Sent]) -> None:
+        """Get outputs through that are too large; raise for any other refusal."""
+        refused = []
+        for config_key, topic, keys, values, futures in sent:
+            failed = [i for i, future in enumerate(futures) if future.exception is not None]
+            for i in failed:
+                cause = futures[i].exception
+                if not isinstance(cause, TOO_LARGE):
+                    what = f"{len(failed)} of {len(futures)} records"
+                    raise not_taken(config_key, topic, cause, what, self._settings) from cause
+            refused += [Output(config_key, topic, keys[i], values[i]) for i in failed]
+        spent, self._producer = self._producer, make_producer(self._settings, enable_idempotence=True)
+        close_producer(spent)
+        self._dead_letters.write(self._large_outputs.deliver(refused))
