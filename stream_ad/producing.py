@@ -75,7 +75,7 @@ def produce_records(
     topic = config.source.topics[0]
     connection = config.source.model_dump(include=set(KafkaConnection.model_fields))
     settings = KafkaSink(topic=topic, **connection)
-    probe(settings, "source", [("source.topics", topic)])
+    probe(settings, "source", [("source.topics", topic)], "Write")
     producer = make_producer(settings, enable_idempotence=True)
     sent, started = 0, time.monotonic()
     try:

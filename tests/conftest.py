@@ -11,7 +11,17 @@ from typing import Any
 import confluent_kafka
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    NewPartitions,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from tests.kafka_broker import NoKafka, broker
 from tests.watched_plant import watched_plant  # noqa: F401  # a fixture
@@ -142,6 +152,24 @@ class Kafka:
         """Do what retention does: drop the records before `offset`."""
         for future in self._admin.delete_records([TopicPartition(topic, partition, offset)]).values():
             future.result()
+
+    def allow(self, user: str, topic: str, right: str) -> None:
+        """Give a right on a topic, on a broker that has an authoriser."""
+        self._rule(user, topic, right, AclPermissionType.ALLOW)
+
+    def deny(self, user: str, topic: str, right: str) -> None:
+        self._rule(user, topic, right, AclPermissionType.DENY)
+
+    def _rule(self, user: str, topic: str, right: str, kind: Any) -> None:
+        pattern = ResourcePatternType.LITERAL
+        rule = AclBinding(ResourceType.TOPIC, topic, pattern, f"User:{user}", "*", AclOperation[right], kind)
+        for future in self._admin.create_acls([rule]).values():
+            future.result()
+        asked = AclBindingFilter(ResourceType.TOPIC, topic, pattern, f"User:{user}", "*", AclOperation[right], kind)
+        deadline = time.monotonic() + 20
+        while not self._admin.describe_acls(asked).result():
+            assert time.monotonic() < deadline, f"the rule for {topic} does not come into force"
+            time.sleep(0.02)
 
     def _await_topic(self, name: str, ready: Any) -> None:
         deadline = time.monotonic() + 20

@@ -533,6 +533,52 @@ class TestConnecting:
         for word in ("advertised.listeners", f"127.0.0.1:{outside}", f"127.0.0.1:{advertised}"):
             assert word in str(unreachable)
 
+    def test_a_missing_right_is_named_at_the_start_and_one_taken_away_later_when_it_is_missed(self) -> None:
+        inside, outside, controller = free_port(), free_port(), free_port()
+        module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+        listeners = f"PLAINTEXT://127.0.0.1:{inside},SASL_PLAINTEXT://127.0.0.1:{outside}"
+        settings = {
+            "listeners": f"{listeners},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": listeners,
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "listener.name.sasl_plaintext.sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.sasl_plaintext.plain.sasl.jaas.config": f'{module} required user_worker="pw";',
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+        }
+        connection = {
+            "bootstrap_servers": f"127.0.0.1:{outside}",
+            "security_protocol": "SASL_PLAINTEXT",
+            "sasl_mechanism": "PLAIN",
+            "sasl_username": "worker",
+            "sasl_password": "pw",
+        }
+        names = {"topic": "scores", "anomalies_topic": None, "dead_letter_topic": "dead"}
+
+        with broker(inside, settings) as bootstrap:
+            kafka = Kafka(bootstrap)
+            for name in ("in", "scores", "dead"):
+                kafka.create_topic(name)
+                kafka.allow("worker", name, "DESCRIBE")
+            sink = KafkaSink(config.KafkaSink.model_validate(connection | names), [])
+            with pytest.raises(ConfigurationError, match=r"source\.topics.*'in'.*Grant Read"):
+                KafkaSource(config.KafkaSource.model_validate(connection | {"topics": ["in"]})).open()
+            kafka.allow("worker", "scores", "WRITE")
+            with pytest.raises(ConfigurationError, match=r"sink\.dead_letter_topic.*'dead'.*Grant Write"):
+                sink.open()
+            kafka.allow("worker", "dead", "WRITE")
+            sink.open()
+
+            kafka.deny("worker", "dead", "WRITE")
+            sink.write_dead_letters([letter(b"{")])
+            with pytest.raises(ConfigurationError, match=r"sink\.dead_letter_topic.*Grant Write"):
+                sink.flush()
+            kafka.deny("worker", "scores", "WRITE")
+            sink.write([None], [b"x"])
+            with pytest.raises(ConfigurationError, match=r"sink\.topic.*Grant Write"):
+                sink.flush()
+            sink.close()
+
 
 class TestWriting:
     def test_outputs_and_anomalies_keep_their_keys(self, kafka: Kafka, topic: str, sink: KafkaSink) -> None:

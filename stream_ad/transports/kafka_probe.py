@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Sequence
 from contextlib import closing
+from typing import Literal
 
 from kafka import KafkaAdminClient, codec, errors
 from kafka.admin import ConfigResource
@@ -19,11 +20,13 @@ from stream_ad.transports.kafka_connection import captured_log, client_config, m
 # For each of at most three advertised addresses.
 ADDRESS_SECONDS = 1.5
 
+Right = Literal["Read", "Write"]
+
 _probe_number = itertools.count(1)
 
 
-def probe(settings: KafkaConnection, section: str, topics: Sequence[tuple[str, str]]) -> None:
-    """Connect once and see whether all `topics`, pairs of config key and name, are there.
+def probe(settings: KafkaConnection, section: str, topics: Sequence[tuple[str, str]], right: Right = "Read") -> None:
+    """Connect once and see whether all `topics`, pairs of config key and name, are there and give us the `right`.
 
     Raises `ConfigurationError` for what waiting cannot mend and `TransportError` for what it may.
     """
@@ -38,13 +41,14 @@ def probe(settings: KafkaConnection, section: str, topics: Sequence[tuple[str, s
             raise ConfigurationError(f"{section}.bootstrap_servers: not a list of HOST:PORT: {error}") from error
         try:
             _check_advertised(network, settings, section)
-            found = {topic["name"]: topic["error_code"] for topic in admin.describe_topics([t for _, t in topics])}
+            found = {topic["name"]: topic for topic in admin.describe_topics([t for _, t in topics])}
         except errors.KafkaError as error:
             raise TransportError(f"the brokers at {settings.bootstrap_servers} do not answer: {error}") from error
         finally:
             admin.close()
     for key, topic in topics:
-        _check_topic(key, topic, errors.for_code(found.get(topic, 3)), settings)
+        _check_topic(key, topic, errors.for_code(found[topic]["error_code"] if topic in found else 3), settings)
+        _check_right(key, topic, right, found[topic].get("authorized_operations"), settings)
 
 
 def max_message_bytes(settings: KafkaConnection, section: str, topic: str) -> str:
@@ -83,6 +87,19 @@ def _check_advertised(network: KafkaNetClient, settings: KafkaConnection, sectio
     )
 
 
+def _check_right(key: str, topic: str, right: Right, given: Sequence[str] | None, settings: KafkaConnection) -> None:
+    """Brokers tell of a topic to whoever has any right on it, and of these rights; old ones do not tell."""
+    if given and right.upper() not in given:
+        raise ConfigurationError(
+            f"{key}: {_user(settings)} is not authorised to {right.lower()} topic {topic!r} on the brokers at "
+            f"{settings.bootstrap_servers}, but for {', '.join(sorted(given)).title()}. Grant {right} on it."
+        )
+
+
+def _user(settings: KafkaConnection) -> str:
+    return settings.sasl_username or "this client"
+
+
 def _check_topic(key: str, topic: str, error: type[Exception], settings: KafkaConnection) -> None:
     where = f"on the brokers at {settings.bootstrap_servers}"
     if error is errors.NoError:
@@ -91,7 +108,7 @@ def _check_topic(key: str, topic: str, error: type[Exception], settings: KafkaCo
         raise ConfigurationError(f"{key}: there is no topic {topic!r} {where}. Create it or correct the name.")
     if error is errors.TopicAuthorizationFailedError:
         raise ConfigurationError(
-            f"{key}: {settings.sasl_username or 'this client'} is not authorised to use topic {topic!r} "
+            f"{key}: {_user(settings)} is not authorised to use topic {topic!r} "
             f"{where}, or it does not exist. Grant Describe and Read (a source) or Write (a sink)."
         )
     if issubclass(error, errors.RetriableError):

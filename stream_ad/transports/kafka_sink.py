@@ -56,7 +56,7 @@ class KafkaSink:
                     f"{key}: {topic!r} is one of source.topics: the worker would read what it writes. "
                     "Name another topic."
                 )
-        probe(self._settings, "sink", topics)
+        probe(self._settings, "sink", topics, "Write")
         self._producer = make_producer(self._settings, enable_idempotence=True)
         try:
             for _, topic in topics:
