@@ -49,4 +49,4 @@ class RefusalLog:
             return
         self._silent_until[kind] = now + LOG_SECONDS
         limit = max_message_bytes(self._settings, "sink", topic)
-        self._log.log(level, "%s; topic %s takes %s bytes", message, topic, limit)
+        self._log.log(level, "%s; max.message.bytes of topic %s: %s", message, topic, limit)
