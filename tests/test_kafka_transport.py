@@ -205,6 +205,27 @@ class TestReading:
         assert rest == numbered(25)[-len(rest) :]
         assert kafka.committed(f"g-{topic}", topic) == {0: 25}
 
+    def test_small_records_fill_a_batch_and_large_ones_come_in_smaller_batches(
+        self, kafka: Kafka, topic: str, source: MakeSource
+    ) -> None:
+        kafka.create_topic(topic)
+        # As arrays of many like rows they are large, but not in a fetch.
+        large: list[bytes | None] = [b"x" * 500_000] * 100
+        kafka.produce(topic, [*large, *numbered(20_000), *large], compression_type="zstd")
+        reader = source(max_poll_records=2000)
+        batches = []
+        while sum(map(len, batches)) < 20_200:
+            batches.append(reader.poll(5.0).values)
+            assert batches[-1]
+
+        sizes = [sum(len(value or b"") for value in batch) for batch in batches]
+        small = [len(batch) for batch in batches if (batch[0] or b"")[:1] != b"x"]
+        assert len(batches) < 50
+        assert max(small) == 2000
+        assert max(sizes[:6]) == 8_000_000
+        # Those that come upon large records after small ones are larger.
+        assert sum(size > 9_000_000 for size in sizes) <= 2
+
     def test_what_was_polled_but_not_committed_comes_again(self, kafka: Kafka, topic: str, source: MakeSource) -> None:
         kafka.create_topic(topic)
         kafka.produce(topic, numbered(5))

@@ -54,7 +54,8 @@ class KafkaSource(KafkaConnection):
     start: Literal["earliest", "latest"] = "earliest"
     """Where a new group begins. A partition that appears later is always read from its beginning."""
     max_poll_records: PositiveInt = 5000
-    """Most records in one batch."""
+    """Most records in one batch. It begins with few and takes more as long as their values stay below 8 MiB together:
+    records of many rows come in smaller batches."""
     max_poll_interval: PositiveFloat = 300.0
     """Seconds without a poll after which the group takes our partitions away."""
     session_timeout: PositiveFloat = 45.0

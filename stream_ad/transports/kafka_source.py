@@ -15,6 +15,7 @@ from stream_ad import config
 from stream_ad.records import NO_TIMESTAMP, RawBatch
 from stream_ad.transports.base import ConfigurationError, PartitionLag, SourceStatistics, TransportError
 from stream_ad.transports.kafka_connection import client_config, make_client
+from stream_ad.transports.kafka_poll_size import PollSize
 from stream_ad.transports.kafka_positions import Positions
 from stream_ad.transports.kafka_probe import probe
 
@@ -53,6 +54,7 @@ class KafkaSource:
         self._consumer: Any = None
         self._network: Any = None
         self._rebalances = _Rebalances()
+        self._poll_size = PollSize(settings.max_poll_records)
         self._held_back_check = 0.0
         self._commit_failures = 0
 
@@ -173,13 +175,17 @@ class KafkaSource:
             # then reads nothing any more. Asked once more, it takes up that join.
             self._consumer._coordinator.request_rejoin()
         try:
-            return _columns(self._consumer.poll(timeout_ms=int(1000 * timeout)))
+            polled = self._consumer.poll(timeout_ms=int(1000 * timeout), max_records=self._poll_size.records)
         except errors.NoOffsetForPartitionError as error:
             self._positions.choose_start(error.args[0])
         except errors.OffsetOutOfRangeError as error:
             self._positions.return_into_range(error.args[0])
         except errors.LogTruncationError as error:
             self._positions.return_before_truncation(error.divergent_offsets)
+        else:
+            batch = _columns(polled)
+            self._poll_size.observe(batch.values)
+            return batch
         return None
 
     def _lag(self) -> list[PartitionLag]:
