@@ -72,6 +72,12 @@ class Episodes:
     def end_all(self, why: EndedBy) -> list[Episode]:
         return [self._end(place, why) for place in list(self.open)]
 
+    def forget(self, partitions: set[tuple[str, int]]) -> None:
+        """Drop the open episodes that began in these, topic and partition: others see how they go on."""
+        gone = [place for place, one in self.open.items() if (one.topic, one.partition) in partitions]
+        for place in gone:
+            del self.open[place]
+
     def _follow(self, place: Place, rows: Int64, batch: Batch, verdicts: Verdicts, now: float) -> list[Episode]:
         """The rows of one key in their order: their numbers in the batch."""
         touched = []
@@ -190,6 +196,11 @@ class Alerts:
     def of_silence(self, now: float) -> Records:
         """What keys that send no more give."""
         return self._tell(self.episodes.end_silent(now))
+
+    def forget(self, partitions: set[tuple[str, int]]) -> None:
+        """Tell no more of what began in partitions that are read elsewhere now."""
+        if partitions:
+            self.episodes.forget(partitions)
 
     def at_end(self, why: EndedBy) -> Records:
         """Ends all open episodes: nothing would tell of their end any more."""

@@ -164,6 +164,7 @@ class Worker:
                 self._work(source, sink)
             log.info("stopping" if self._stopping.is_set() else "the source is read to its end")
             if sink is not None:
+                self._alerts.forget(source.statistics().revoked)
                 why: EndedBy = "shutdown" if self._stopping.is_set() else "end_of_source"
                 self._emit_alerts(self._alerts.at_end(why), sink)
             return EXIT_OK
@@ -365,6 +366,7 @@ class Worker:
         self._lag = sum(partition.records for partition in statistics.lag)
         self._measure_rate(now, statistics.lag)
         self._missing_topics = statistics.missing_topics
+        self._alerts.forget(statistics.revoked)
         if self.config.role != "trainer":  # which passes over a backlog: its lag says nothing
             lag = [(one.topic, one.partition, one.records) for one in statistics.lag]
             self.metrics.set_lag(lag, time.time())

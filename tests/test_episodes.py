@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from stream_ad.config import Config
 from stream_ad.episodes import Alerts, Emit
 from stream_ad.records import NO_TIMESTAMP, Batch, RawBatch, RecordSchema, Status, Verdicts, encode
 from stream_ad.simulation import SENSORS, Plant
+from stream_ad.transports.base import SourceStatistics
 from stream_ad.transports.memory import MemorySink, MemorySource
 from stream_ad.worker import Worker
 from tests.running import plant_json, publish_model
@@ -143,6 +145,16 @@ def test_a_key_that_falls_silent_has_no_open_episode_for_ever() -> None:
     assert list(stream.alerts.episodes.open) == [b"y"]
 
 
+def test_an_episode_whose_partition_is_read_elsewhere_now_is_dropped_and_not_told_of() -> None:
+    stream = Stream()
+    stream.send([2.0, 2.0], keys=[b"a", None])
+    stream.alerts.forget({("t", 1), ("u", 0)})
+    assert stream.alerts.news() == (2, 2, 0)
+    stream.alerts.forget({("t", 0)})
+    assert stream.alerts.news() == (0, 0, 0)
+    assert stream.alerts.at_end("shutdown") == ([], [])
+
+
 def test_the_longest_open_episode_is_known_until_it_ends() -> None:
     stream = Stream()
     stream.send([2.0], keys=[b"x"], now=100.0)
@@ -198,6 +210,21 @@ def test_an_episode_within_the_cooldown_is_counted_and_one_that_outlasts_it_is_t
     assert stream.alerts.news() == (3, 0, 1)
 
 
+def config(folder: Path, emit: str) -> Config:
+    return Config.model_validate(
+        {
+            "source": {"type": "memory"},
+            "sink": {"type": "memory"},
+            "schema": {"features": list(SENSORS), "id": "id"},
+            "training": {"every_rows": None, "every_seconds": None},
+            "alerts": {"false_alarm_rate": 0.005, "emit": emit},
+            "registry": {"path": str(folder / "models")},
+            "monitoring": {"host": "127.0.0.1", "port": 0},
+            "detector": {"threads": 1},
+        }
+    )
+
+
 @pytest.mark.parametrize("emit", ["rows", "episodes"])
 def test_a_worker_tells_of_each_fault_by_rows_or_by_episodes(tmp_path: Path, emit: str) -> None:
     publish_model(tmp_path / "models")
@@ -205,20 +232,8 @@ def test_a_worker_tells_of_each_fault_by_rows_or_by_episodes(tmp_path: Path, emi
     pump = SENSORS.index("pump_current")
     rows[100:110, pump] += 8.0
     rows[290:, pump] += 8.0
-    config = Config.model_validate(
-        {
-            "source": {"type": "memory"},
-            "sink": {"type": "memory"},
-            "schema": {"features": list(SENSORS), "id": "id"},
-            "training": {"every_rows": None, "every_seconds": None},
-            "alerts": {"false_alarm_rate": 0.005, "emit": emit},
-            "registry": {"path": str(tmp_path / "models")},
-            "monitoring": {"host": "127.0.0.1", "port": 0},
-            "detector": {"threads": 1},
-        }
-    )
     source, sink = MemorySource(maximum_poll=64), MemorySink()
-    worker = Worker(config, source=source, sink=sink)
+    worker = Worker(config(tmp_path, emit), source=source, sink=sink)
     source.append(plant_json(rows))
     source.close_input()
     assert worker.run() == 0
@@ -237,3 +252,18 @@ def test_a_worker_tells_of_each_fault_by_rows_or_by_episodes(tmp_path: Path, emi
     value = worker.metrics.registry.get_sample_value
     assert value("stream_ad_episodes_total") == len(records) / 2
     assert value("stream_ad_open_episodes") == 0.0
+
+
+def test_a_worker_tells_no_end_of_what_is_read_elsewhere_now(tmp_path: Path) -> None:
+    class Revoked(MemorySource):
+        def statistics(self) -> SourceStatistics:
+            return replace(super().statistics(), revoked={("memory", 0)})
+
+    publish_model(tmp_path / "models")
+    rows = Plant(0, drift=False).rows(100).values
+    rows[90:, SENSORS.index("pump_current")] += 8.0
+    source, sink = Revoked(), MemorySink()
+    source.append(plant_json(rows))
+    source.close_input()
+    assert Worker(config(tmp_path, "episodes"), source=source, sink=sink).run() == 0
+    assert [json.loads(value)["status"] for value in sink.anomalies][-1] == "began"

@@ -431,11 +431,13 @@ class TestGroups:
         first = source()
         assert len(read(first, 40)) == 40
         assert lag(first) == {0: 0, 1: 0}
+        assert first.statistics().revoked == set()
         with Reading(source()) as second:
             until(first, lambda: len(lag(first)) == 1 and len(second.lag) == 1)
 
             assert lag(first).keys() | second.lag.keys() == {0, 1}
             assert first.statistics().rebalances == 1
+            assert first.statistics().revoked == {(topic, partition) for partition in second.lag}
 
     def test_a_refused_commit_is_counted_and_does_not_stop_anything(
         self, kafka: Kafka, topic: str, source: MakeSource

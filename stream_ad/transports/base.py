@@ -43,6 +43,8 @@ class SourceStatistics:
     rebalances: int = 0
     missing_topics: list[str] = field(default_factory=list)
     """Topics that were read and are gone now."""
+    revoked: set[tuple[str, int]] = field(default_factory=set)
+    """Topics and partitions that were read here and are others' to read now."""
 
 
 class Source(Protocol):

@@ -144,6 +144,7 @@ class KafkaSource:
             commit_failures=self._commit_failures,
             rebalances=self._rebalances.count,
             missing_topics=sorted(self._positions.missing_topics),
+            revoked=self._revoked(),
         )
 
     def close(self) -> None:
@@ -188,6 +189,11 @@ class KafkaSource:
             return batch
         return None
 
+    def _revoked(self) -> set[tuple[str, int]]:
+        # At a rebalance all are taken, and most may come back.
+        gone = set() if self._rebalancing() else self._rebalances.taken - self._consumer.assignment()
+        return {(tp.topic, tp.partition) for tp in gone}
+
     def _lag(self) -> list[PartitionLag]:
         lag = []
         for tp, position in self._positions.current().items():
@@ -212,16 +218,19 @@ class KafkaSource:
 
 
 class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python ships no types
-    """Counts how often partitions were taken away.
+    """Counts how often partitions were taken away, and which.
 
     There is nothing to commit then: it happens inside poll, and what earlier polls gave is committed before
     the next one. The client drops the state of the partitions by itself.
     """
 
-    count = 0
+    def __init__(self) -> None:
+        self.count = 0
+        self.taken: set[TopicPartition] = set()
 
     def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         self.count += bool(revoked)
+        self.taken |= revoked
 
     def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None: ...
 
