@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 
 import numpy as np
 import pytest
+from kafka.partitioner import murmur2
 
 from stream_ad.records import NO_TIMESTAMP, Decoded, RawBatch, Reason, RecordSchema, dead_letters, make_decoder
 from stream_ad.records.numbers import FLOAT32_MAX
+from stream_ad.transports.kafka_sink import key_hash
 
 SCHEMA = RecordSchema(["a", "b"], id="id", key="k")
 
@@ -93,6 +96,18 @@ def test_whole_number_ids_and_keys_keep_every_digit() -> None:
     assert batch.keys == [str(n).encode() for n in numbers]
     in_array = json.dumps([{"id": n, "a": 1, "b": 2} for n in numbers]).encode()
     assert decode(in_array).batch.ids == numbers
+
+
+def test_long_keys_are_not_kept() -> None:
+    key, short = b"k" * 100_000, b"short"
+    before = sys.getrefcount(key)
+    poll = raw(b'{"a":1,"b":2}', b'{"a":1,"b":2}')
+    poll.keys = [key, short]
+    numbers = make_decoder(RecordSchema(["a", "b"])).decode(poll).batch.sequences()
+    assert numbers[0] != numbers[1]
+    assert [key_hash(key), key_hash(short)] == [murmur2(key), murmur2(short)]
+    del poll
+    assert sys.getrefcount(key) == before
 
 
 def test_a_record_of_many_rows_takes_no_more_than_its_share_of_time() -> None:

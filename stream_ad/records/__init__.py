@@ -1,6 +1,7 @@
 """What a row is: the schema, the codecs, and the columns that travel through the worker."""
 
 from stream_ad.records.batch import (
+    LONGEST_CACHED,
     NO_TIMESTAMP,
     BadRecord,
     Batch,
@@ -24,6 +25,7 @@ from stream_ad.records.schema import NO_CONTEXT, Context, RecordSchema
 from stream_ad.records.timestamps import format_timestamp
 
 __all__ = [
+    "LONGEST_CACHED",
     "NO_CONTEXT",
     "NO_TIMESTAMP",
     "BadRecord",

@@ -19,6 +19,9 @@ Bool = NDArray[np.bool_]
 NO_TIMESTAMP = int(np.iinfo(np.int64).min)
 """In every `timestamps` column: the row has no usable time stamp."""
 
+LONGEST_CACHED = 256
+"""Bytes of a key for which something is kept: tens of thousands of long ones would fill the memory."""
+
 Headers = Sequence[tuple[str, bytes | None]]
 Place = bytes | tuple[str, int]
 """Whose rows follow each other: those of a key, else those of a topic and partition."""
@@ -106,7 +109,9 @@ class Batch:
 
     def sequences(self) -> Int64:
         """[n] a number of each row's place, the same in every process."""
-        return np.fromiter(map(number_of, self.places()), np.int64, len(self))
+        places = self.places()
+        numbers = {place: number_of(place) for place in set(places)}
+        return np.fromiter(map(numbers.__getitem__, places), np.int64, len(self))
 
     def select(self, rows: Int64) -> Batch:
         """The rows at these indices, which ascend."""
@@ -123,11 +128,17 @@ class Batch:
         )
 
 
-@lru_cache(maxsize=65_536)
 def number_of(place: Place) -> int:
     """64 bits for a key, or for a topic and partition; unlike their hash they outlast the process."""
+    return _short_number(place) if len(place) <= LONGEST_CACHED else _number(place)
+
+
+def _number(place: Place) -> int:
     name = place if isinstance(place, bytes) else f"{place[0]}\0{place[1]}".encode()
     return int.from_bytes(blake2b(name, digest_size=8).digest(), "little", signed=True)
+
+
+_short_number = lru_cache(maxsize=65_536)(_number)
 
 
 class Status(IntEnum):

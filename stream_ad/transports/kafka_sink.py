@@ -11,7 +11,7 @@ from kafka.future import Future
 from kafka.partitioner import murmur2
 
 from stream_ad import config
-from stream_ad.records import DeadLetter
+from stream_ad.records import LONGEST_CACHED, DeadLetter
 from stream_ad.transports.base import ConfigurationError, DeliveryError, TransportError
 from stream_ad.transports.kafka_dead_letters import DeadLetterWriter
 from stream_ad.transports.kafka_large_outputs import LargeOutputs, Output
@@ -19,11 +19,17 @@ from stream_ad.transports.kafka_probe import probe
 from stream_ad.transports.kafka_producer import close_producer, make_producer, settle
 from stream_ad.transports.kafka_refusals import TOO_LARGE, not_taken
 
-# The hash by which all Kafka clients choose a key's partition takes as long in Python as the rest of a send.
-_key_hash = lru_cache(maxsize=1 << 16)(murmur2)
+# In Python it takes as long as the rest of a send.
+_short_key_hash = lru_cache(maxsize=1 << 16)(murmur2)
 
 _Sent = tuple[str, str, Sequence[bytes | None], Sequence[bytes], list[Any]]
 """A write: key of the topic in config.yaml, topic, keys, values, and the futures of the records sent."""
+
+
+def key_hash(key: bytes) -> int:
+    """The hash by which all Kafka clients choose a key's partition."""
+    found: int = _short_key_hash(key) if len(key) <= LONGEST_CACHED else murmur2(key)
+    return found
 
 
 class KafkaSink:
@@ -108,7 +114,7 @@ class KafkaSink:
             self._writes += 1
             keyless = partitions[self._writes % n]
             for key, value in zip(keys, values, strict=True):
-                partition = keyless if key is None else partitions[(_key_hash(key) & 0x7FFFFFFF) % n]
+                partition = keyless if key is None else partitions[(key_hash(key) & 0x7FFFFFFF) % n]
                 try:
                     keep(send(topic, value, key, None, partition))
                 except TOO_LARGE as error:
