@@ -346,6 +346,17 @@ MOMENT = 1_930_381_200_000
         ("2031-03-04T10:00:00+01:00", MOMENT),
         ("2031-03-04 09:00:00", MOMENT),
         ("2031-03-04T09:00:00.123456789Z", MOMENT + 123),
+        ("20310304T090000Z", MOMENT),
+        ("20310304T100000+0100", MOMENT),
+        ("20310304", MOMENT - 9 * 3_600_000),
+        ("2031-03-04T09:00:00z", MOMENT),
+        ("20319999", 20_319_999_000),
+        ("1712111230123", 1_712_111_230_123),
+        ("1930381200.25", MOMENT + 250),
+        ("1_000", None),
+        ("١٩٣٠٣٨١٢٠٠", None),
+        ("inf", None),
+        ("1e400", None),
         (0, 0),
         (-1, None),
         (True, None),
@@ -364,6 +375,7 @@ def test_time_stamps(value: object, expected: int | None) -> None:
 def test_a_declared_unit_is_not_second_guessed() -> None:
     assert parse_timestamp(5_000, "ms", ZoneInfo("UTC")) == 5_000
     assert parse_timestamp(5_000, "auto", ZoneInfo("UTC")) == 5_000_000
+    assert parse_timestamp("20310304", "ms", ZoneInfo("UTC")) == 20_310_304
 
 
 def test_texts_without_a_zone_are_in_the_configured_one() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from stream_ad.records.batch import NO_TIMESTAMP
+from stream_ad.records.numbers import DECIMAL
 
 PER_MILLISECOND = {"s": 1e-3, "ms": 1.0, "us": 1e3, "ns": 1e6}
 BY_SIZE = ((1e11, "s"), (1e14, "ms"), (1e17, "us"), (math.inf, "ns"))
@@ -21,7 +22,8 @@ def parse_timestamp(value: Any, unit: str, zone: ZoneInfo) -> int | None:
     """Milliseconds since the epoch; None for what is no time stamp.
 
     Numbers count in `unit`, or by their size with `auto` (< 1e11 s, < 1e14 ms, < 1e17 us, else ns); texts are
-    ISO 8601, in `zone` if they name none, or such a number. Days and months are never guessed.
+    ISO 8601, in `zone` if they name none, or such a number, by the rule of features. Days and months are never
+    guessed. With `auto` a text of eight digits is a date where it can be one: as seconds it would lie in 1970.
     """
     if isinstance(value, bool) or value is None:
         return None
@@ -29,14 +31,11 @@ def parse_timestamp(value: Any, unit: str, zone: ZoneInfo) -> int | None:
         return _from_number(value, unit)
     if not isinstance(value, str):
         return None
+    text = value.strip()
     try:
-        return _from_text(value.strip(), zone)
+        return _from_text(text, unit, zone)
     except (ValueError, OverflowError):
-        pass
-    try:
-        return _from_number(float(value), unit)
-    except (ValueError, OverflowError):
-        return None
+        return _from_number(float(text), unit) if DECIMAL.fullmatch(text) else None
 
 
 def _from_number(value: int | float, unit: str) -> int | None:
@@ -53,11 +52,12 @@ def _from_number(value: int | float, unit: str) -> int | None:
     return min(LAST, max(FIRST, math.floor(milliseconds)))
 
 
-def _from_text(text: str, zone: ZoneInfo) -> int:
-    # Without a dash it is a number, not a date: fromisoformat would take 20310304 for one.
-    if "-" not in text[1:]:
+def _from_text(text: str, unit: str, zone: ZoneInfo) -> int:
+    # fromisoformat would find dates in epochs, too: 1712111230123 would be in the year 1712.
+    a_date = "-" in text[1:] or (unit == "auto" and len(text) == len("20310304")) or not DECIMAL.fullmatch(text)
+    if not a_date:
         raise ValueError(text)
-    moment = datetime.fromisoformat(text)
+    moment = datetime.fromisoformat(f"{text[:-1]}Z" if text.endswith("z") else text)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=zone)
     return (moment - EPOCH) // timedelta(milliseconds=1)
