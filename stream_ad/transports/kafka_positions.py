@@ -88,7 +88,7 @@ class Positions:
             # Fetches the topics' new ids: by the old ones each would be found re-created once more.
             self._consumer.topics()
         for topic in beyond:
-            self._start_over(topic, positions)
+            self._start_over(topic, positions, "was re-created or lost records, a committed offset is beyond its end")
 
     def return_before_truncation(self, divergent: dict[TopicPartition, OffsetAndMetadata | None]) -> None:
         """Go on with partitions whose newest records the brokers lost when a leader failed."""
@@ -109,7 +109,7 @@ class Positions:
             if known is None:
                 self._topic_ids[topic] = now
             elif known != now:
-                self._start_over(topic, {})
+                self._start_over(topic, {}, "was re-created")
             self.missing_topics.discard(topic)
 
     def _start_at_latest(self, topic: str) -> dict[TopicPartition, int]:
@@ -126,8 +126,8 @@ class Positions:
         self._consumer.commit({tp: OffsetAndMetadata(end, "", -1) for tp, end in ends.items()}, timeout_ms=REQUEST_MS)
         return ends
 
-    def _start_over(self, topic: str, positions: dict[TopicPartition, int]) -> None:
-        """Read a topic that was made again from its beginning; `positions` are those in the old one."""
+    def _start_over(self, topic: str, positions: dict[TopicPartition, int], why: str) -> None:
+        """Read a topic that is another one now from its beginning; `positions` are those in the old one."""
         before = self.committed | positions
         ours = [tp for tp in self._consumer.assignment() if tp.topic == topic]
         exist = self._cluster.partitions_for_topic(topic) or set()
@@ -136,8 +136,9 @@ class Positions:
         for tp in ours:
             self._consumer.seek(tp, oldest[tp])
         log.warning(
-            "topic %s was re-created; reading the new one from its beginning (%s)",
+            "topic %s %s; reading it from its beginning (%s)",
             topic,
+            why,
             ", ".join(
                 f"partition {tp.partition}: committed offset {before.get(tp)}, now {oldest[tp]} to {ends[tp]}"
                 for tp in sorted(known)
