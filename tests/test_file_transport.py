@@ -20,6 +20,7 @@ from stream_ad.records import DeadLetter, Decoded, RecordSchema, make_decoder
 from stream_ad.transports import ConfigurationError
 from stream_ad.transports.csv_rows import CsvReader
 from stream_ad.transports.file import FileSink, FileSource
+from stream_ad.transports.kafka_header_names import HeaderName
 
 SCHEMA = RecordSchema(("temp", "flow"), id="id")
 
@@ -237,14 +238,15 @@ def test_the_sink_writes_rows_and_dead_letters_beside_them(tmp_path: Path) -> No
     sink.open()
     sink.write([None, None], [b'{"x":1}', b'{"x":2}'])
     sink.write_alerts([None], [b'{"x":2}'])
-    sink.write_dead_letters([DeadLetter(None, b"\xff", [("h", None)], 0, "parse", "t", 0, 5)])
+    headers: list[tuple[str, bytes | None]] = [("h", None), (HeaderName("caf\udce9"), b"1")]
+    sink.write_dead_letters([DeadLetter(None, b"\xff", headers, 0, "parse", "t", 0, 5)])
     sink.flush()
     sink.close()
     assert (tmp_path / "out.jsonl").read_text() == '{"x":1}\n{"x":2}\n'
     assert not list(tmp_path.glob("*episodes*")), "flagged rows are marked where they stand"
     letter = json.loads((tmp_path / "out.dead-letters.jsonl").read_text())
     assert letter["value_base64"] == "/w=="
-    assert letter["headers"] == [{"name": "h", "value": None}]
+    assert letter["headers"] == [{"value": None, "name": "h"}, {"value": "1", "name_base64": "Y2Fm6Q=="}]
     assert letter["source"] == {"topic": "t", "partition": 0, "offset": 5}
 
 

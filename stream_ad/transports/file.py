@@ -265,7 +265,7 @@ def readable(letter: DeadLetter) -> dict[str, Any]:
     }
     for name, value in (("key", letter.key), ("value", letter.value)):
         found |= as_text(name, value)
-    found["headers"] = [as_text("value", value) | {"name": name} for name, value in letter.headers]
+    found["headers"] = [as_text("value", value) | as_text("name", name.encode()) for name, value in letter.headers]
     return found
 
 
