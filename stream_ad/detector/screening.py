@@ -21,9 +21,11 @@ SURE_FAR_OFF, SURE_BROKEN = 10.0, 28.0
 straight lines, and where those of the plant are bent a rare operating point leaves them, too."""
 LONGEST = 1.0 / BLOCKS
 """A stretch that took longer than this share of the window's time is a regime of its own and no burst."""
-STRETCHES = (64, 32, 16)
-"""Of so many the means tell how alike neighbours are. Of short stretches there are many, but where a plant moves slowly
-each lies within one of its moves."""
+STRETCHES = (64, 32)
+"""Of so many the means tell how alike neighbours are. Of short ones there are more, but where a plant moves slowly each
+lies within one of its moves."""
+ALIKE = 3.0
+"""Where not even so many rows count as one, longer stretches would tell nothing but chance."""
 MOST_BURSTS = 3
 MOST_STRETCHES = 8
 NEARLY = 0.5
@@ -160,15 +162,17 @@ def correlation_length(strangeness: Tensor, usual: Tensor, spread: Callable[[Ten
     """How many rows count as one where neighbours are alike: by how far the means of stretches of strangeness [n]
     differ, of those whose rows are all `usual` [n]."""
     n = strangeness.shape[0]
-    found = [1.0]
+    found = 1.0
     for parts in STRETCHES:
         length = max(8, n // parts)
         stretches = n // length
         whole = usual[: stretches * length].reshape(stretches, length).all(dim=1)
         means = strangeness[: stretches * length].reshape(stretches, length)[whole].mean(dim=1)
         if len(means) > 1:
-            found.append(length * spread(means) ** 2)
-    return max(found)
+            found = max(found, length * spread(means) ** 2)
+        if found < ALIKE:
+            break
+    return found
 
 
 def deviation(means: Tensor) -> float:
