@@ -251,7 +251,7 @@ def test_what_the_system_refuses_is_told_with_its_reason(tmp_path: Path, monkeyp
 
 def test_a_file_may_have_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path / "caf") + b"\xe9.csv"))
-    path.write_bytes(b"a,b\n1,2\n")
+    path.write_bytes(b"a,b,ts\n1,2,0\n")
     batch = read(path).batch
     assert batch.ids == ["caf\ufffd.csv-0-0"]
     assert len(batch.sequences()) == 1

@@ -330,8 +330,8 @@ def test_logs_for_machines_are_strict_json(root_logger: None) -> None:
 
 
 def test_logs_for_people(root_logger: None) -> None:
-    text = logged("human", rows=3)
-    assert "warning it broke  rows=3" in text
+    text = logged("human", rows=3, file="caf\udce9.csv")
+    assert "warning it broke  rows=3  file=caf\\udce9.csv" in text
     assert "ValueError: why" in text
 
 

@@ -59,7 +59,10 @@ class HumanFormatter(logging.Formatter):
         clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         fields = "".join(f"  {key}={value}" for key, value in extra_fields(record).items())
         text = f"{clock} {record.levelname.lower():7} {record.getMessage()}{fields}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        if record.exc_info:
+            text += f"\n{self.formatException(record.exc_info)}"
+        # A file's name need not be UTF-8.
+        return text.encode(errors="backslashreplace").decode()
 
 
 class OncePerMinute:
