@@ -261,7 +261,14 @@ SkipAfterHeader = Annotated[
 ]
 
 
-def file_source(settings: Config, path: Path | None, **dialect: object) -> FileSource | None:
+def file_source(
+    settings: Config,
+    path: Path | None,
+    delimiter: str | None,
+    decimal_comma: bool | None,
+    header_line: int | None,
+    skip_after_header: int | None,
+) -> FileSource | None:
     """The file to read: the given one, or else the configured one if that is a file. Where the command line does not
     say how it is written, it is written as the configured one."""
     from pydantic import ValidationError
@@ -269,6 +276,12 @@ def file_source(settings: Config, path: Path | None, **dialect: object) -> FileS
     from stream_ad.config import FileSource
 
     configured = settings.source.model_dump() if isinstance(settings.source, FileSource) else {}
+    dialect = {
+        "delimiter": delimiter,
+        "decimal_comma": decimal_comma,
+        "header_line": header_line,
+        "skip_after_header": skip_after_header,
+    }
     said = {name: value for name, value in dialect.items() if value is not None}
     if path is None and not configured:
         if said:
@@ -308,14 +321,7 @@ def train(
     The rows should be mostly normal. Nothing is committed in the consumer group.
     """
     settings = read_config(config, overrides)
-    source = file_source(
-        settings,
-        input_file,
-        delimiter=delimiter,
-        decimal_comma=decimal_comma,
-        header_line=header_line,
-        skip_after_header=skip_after_header,
-    )
+    source = file_source(settings, input_file, delimiter, decimal_comma, header_line, skip_after_header)
     settings = with_source(settings, source)
     from stream_ad.offline import train as train_offline
 
@@ -349,14 +355,7 @@ def score(
     Bad records are counted, reported and written beside the output as NAME.dead-letters.jsonl.
     """
     settings = read_config(config, overrides)
-    source = file_source(
-        settings,
-        input_file,
-        delimiter=delimiter,
-        decimal_comma=decimal_comma,
-        header_line=header_line,
-        skip_after_header=skip_after_header,
-    )
+    source = file_source(settings, input_file, delimiter, decimal_comma, header_line, skip_after_header)
     settings = with_source(settings, source)
     from stream_ad.offline import score as score_offline
 
@@ -400,14 +399,7 @@ def produce(
     settings = read_config(config, overrides)
     from stream_ad.producing import file_records, plant_records, produce_records
 
-    source = file_source(
-        settings,
-        input_file,
-        delimiter=delimiter,
-        decimal_comma=decimal_comma,
-        header_line=header_line,
-        skip_after_header=skip_after_header,
-    )
+    source = file_source(settings, input_file, delimiter, decimal_comma, header_line, skip_after_header)
     with teaching_errors(), progress_bar() as progress:
         if source is None:
             records, total = plant_records(settings, rows, seed, fault_rate, rate), rows
