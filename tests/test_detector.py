@@ -134,6 +134,16 @@ def test_twin_sensors_that_part_by_an_eighth_of_a_spread_are_flagged() -> None:
     assert (detector.explain(apart[:50])[1].argmax(axis=1) < 2).all()
 
 
+def test_a_model_of_before_knows_no_close_relations_and_is_still_read() -> None:
+    detector = Detector(0.01, "cpu", recipe=SHORT).fit(meters(1000, 0))
+    later = ("relations.close", "relations.varies")
+    tensors = {name: tensor for name, tensor in detector.tensors().items() if not name.startswith(later)}
+    before = Detector.restore(detector.description(), tensors, "cpu")
+    off = meters(200, 1)
+    off[:, 3] += 20.0
+    assert (before.score(off) < detector.score(off)).mean() > 0.9
+
+
 def test_the_largest_residual_is_of_what_was_measured(detector: Detector) -> None:
     module = detector.module
     assert module is not None

@@ -274,8 +274,8 @@ class Detector:
         )
         of_keys = {name: tensors[name] for name in tensors if name.startswith(MONDRIAN)}
         of_module = {name: tensors[name] for name in tensors if name not in of_keys}
-        # Models that were kept by earlier versions know neither kinds of operation nor keys.
-        module.load_state_dict({"codebook.usual": module.codebook.usual} | of_module)
+        # Models that were kept by earlier versions know neither kinds of operation, nor close relations, nor keys.
+        module.load_state_dict(module.later_state() | of_module)
         detector.module = module.eval().to(detector.device)
         if of_keys:
             arrays = {name.removeprefix(MONDRIAN): value.numpy() for name, value in of_keys.items()}

@@ -101,6 +101,11 @@ class HierarchicalDetector(nn.Module):
         self.register_buffer("part_least", torch.full((len(WEIGHTS),), -ORDINARY), persistent=False)
         self.part_least[[PARTS.index(name) for name in EXTREMES]] = 0.0
 
+    def later_state(self) -> dict[str, Tensor]:
+        """What models of earlier versions lack, as it is before anything is learned: it changes nothing."""
+        later = ("codebook.usual", "relations.close", "relations.varies")
+        return {name: value for name, value in self.state_dict().items() if name.startswith(later)}
+
     def describe(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [n, d] float64, NaN for missing -> V = [A, R] [n, 2d] without gaps, what is missing [n, d] but for states,
         which are known well enough, and what is novel in it [n, 2]."""

@@ -23,10 +23,10 @@ Arrays = dict[str, NDArray[np.generic]]
 WEIGHTS_FILE = "weights.safetensors"
 WINDOW_FILE = "window.safetensors"
 MODEL_FILE = "model.json"
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 """Goes up with each change of what a stored model holds, the names and shapes of its weights among it."""
-READABLE = (6, 7, FORMAT_VERSION)
-"""Models of 6 know nothing of keys, and neither they nor those of 7 of kinds of operation."""
+READABLE = (6, 7, 8, FORMAT_VERSION)
+"""Models of 6 know nothing of keys, those up to 7 of kinds of operation, those up to 8 of close relations."""
 NEEDED = frozenset(("created_at", "schema_fingerprint", "features", "description", "report", "verdict", "sha256"))
 
 
