@@ -24,7 +24,7 @@ LONGEST = 1.0 / BLOCKS
 STRETCHES = (64, 32)
 """Of so many the means tell how alike neighbours are. Of short ones there are more, but where a plant moves slowly each
 lies within one of its moves."""
-ALIKE = 3.0
+ALIKE = 5.0
 """Where not even so many rows count as one, longer stretches would tell nothing but chance."""
 MOST_BURSTS = 3
 MOST_STRETCHES = 8
