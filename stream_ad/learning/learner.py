@@ -121,9 +121,10 @@ class Learner:
             if "model" in latest:
                 self._live_version = latest["model"].tobytes().decode()
         if model is not None:
-            rows_live = 0 if learned_from is None else self.window.seen - int(learned_from["seen"][0])
-            if rows_live < self._settings.rollback_after and (previous := self.follower.before(model.version)):
-                self.roll_back.swapped(previous)  # It has hardly been watched beside that one.
+            if learned_from is not None and self._is_young(learned_from):
+                previous = self.follower.before(model.version)
+                if previous is not None:
+                    self.roll_back.swapped(previous)
             self.roll_back.swapped(model)
             self._swapped(model)
             self.triggers.has_model = True
@@ -192,6 +193,10 @@ class Learner:
                 self._requested = None
                 self._start(trigger, now)
         return outcome, model
+
+    def _is_young(self, learned_from: Arrays) -> bool:
+        """Whether the model of this window has hardly been watched on the stream."""
+        return self.window.seen - int(learned_from["seen"][0]) < self._settings.rollback_after
 
     def _swapped(self, model: LoadedModel) -> None:
         """After a roll-back, drop from the window what only the model that was taken back found normal: the next
