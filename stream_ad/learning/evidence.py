@@ -59,6 +59,8 @@ class Evidence:
     """Whether it was said already that these rows are taken for faults."""
     height: float = 0.0
     """The highest level since."""
+    last: int = 0
+    """Position of the last row that it has gathered from."""
 
     def gather(self, score: Float64, position: Int64, most: int, key: int | None = None) -> Spell | None:
         """Take the scores [n] of the next rows, of a `key` or all, and their positions [n] in the window; return the
@@ -74,6 +76,8 @@ class Evidence:
                 ended = Spell(self.since, int(position[empty[-1]]), height, key)
             self.since, self.height, level = int(position[empty[-1]]) + 1, 0.0, after
         self.height = max(self.height, float(level.max(initial=0.0)))
+        if len(position):
+            self.last = int(position[-1])
         # Kept at most: after a long change ordinary rows must be able to clear it.
         self.level = min(float(most), float(level[-1])) if len(level) else self.level
         self.told = self.told and self.level > 0.0

@@ -74,8 +74,6 @@ class RegimeWatch:
         self._of_key: OrderedDict[int, Evidence] = OrderedDict()
         self._held = self._of_all
         """For what alarms are held on to."""
-        self._held_rows_at = 0
-        """Where its last rows came."""
         self._spells: deque[Spell] = deque(maxlen=MOST_SPELLS)
 
     @property
@@ -97,7 +95,7 @@ class RegimeWatch:
         all if it held as many: train.
         """
         ended = self._gather(score, sequence)
-        if self._window.seen - self._held_rows_at > self._window.inliers.capacity:
+        if self.phase == Phase.HELD and self._window.seen - self._held.last > self._window.inliers.capacity:
             self._held.level = 0.0  # of a machine that was switched off nothing comes that could lower it
         if self.phase == Phase.HELD and (self._held.level == 0.0 or self.action == "adapt"):
             self.phase = Phase.ORDINARY
@@ -138,29 +136,24 @@ class RegimeWatch:
         if "regime" in arrays:
             phase, level, since, next_look = arrays["regime"].tolist()
             self.phase = Phase(int(phase))
-            self._of_all = Evidence(level, int(since), int(next_look), height=level)
+            self._of_all = Evidence(level, int(since), int(next_look), height=level, last=self._window.seen)
         if "regime.key" in arrays:
             numbers, of_key = arrays["regime.key"].tolist(), arrays["regime.of_key"].tolist()
             for key, (level, since, next_look) in zip(numbers, of_key, strict=True):
-                self._of_key[key] = Evidence(level, int(since), int(next_look), height=level)
+                self._of_key[key] = Evidence(level, int(since), int(next_look), height=level, last=self._window.seen)
         if "regime.spells" in arrays:
             self._spells.extend(Spell.of_numbers(*numbers) for numbers in arrays["regime.spells"].tolist())
         self._held = max([self._of_all, *self._of_key.values()], key=lambda evidence: evidence.level)
-        self._held_rows_at = self._window.seen
 
     def _gather(self, score: Float64, sequence: Int64) -> list[Spell]:
         """Take the scores [n] of the latest rows, each of a sequence [n]; return the spells that ended with them."""
         position = self._window.seen - len(score) + np.arange(len(score))
         ended = [self._of_all.gather(score, position, self.rows)]
-        if self._held is self._of_all:
-            self._held_rows_at = self._window.seen
         concerned = self._of_key.keys() | set(sequence[score >= 1.0].tolist())
         for key in concerned.intersection(np.unique(sequence).tolist()):
             own = sequence == key
             evidence = self._of_key.setdefault(key, Evidence(since=int(position[own][0])))
             ended.append(evidence.gather(score[own], position[own], self.rows, key))
-            if evidence is self._held:
-                self._held_rows_at = self._window.seen
             self._of_key.move_to_end(key)
             if evidence.level == 0.0:
                 del self._of_key[key]
@@ -224,7 +217,7 @@ class RegimeWatch:
             evidence.told = True
             return None
         if self.action == "hold":
-            self.phase, self._held, self._held_rows_at = Phase.HELD, evidence, self._window.seen
+            self.phase, self._held = Phase.HELD, evidence
             log.warning(
                 f"the operating point{whose} has changed; alarms go on, since training.on_regime_change is hold: set "
                 "it to adapt if the new one is normal",
