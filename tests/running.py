@@ -21,6 +21,7 @@ import orjson
 import yaml
 
 from stream_ad.detector import Detector, Recipe
+from stream_ad.learning import LearningSettings
 from stream_ad.records import RecordSchema
 from stream_ad.registry import ModelRegistry, Snapshot
 from stream_ad.simulation import SENSORS, Plant
@@ -188,3 +189,24 @@ class RunningWorker:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+def learning_settings(**changes: Any) -> LearningSettings:
+    """Those of a learner that trains when it is asked to; `schema` at least has to be given."""
+    settings: dict[str, Any] = {
+        "false_alarm_rate": 0.01,
+        "min_rows": 500,
+        "window_rows": 5000,
+        "every_rows": None,
+        "every_seconds": None,
+        "min_interval_seconds": 0.0,
+        "timeout_seconds": 60.0,
+        "drift": "none",
+        "on_regime_change": "adapt",
+        "reference": "none",
+        "rollback_after": 2000,
+        "device": "cpu",
+        "seed": 0,
+        "threads": 1,
+    }
+    return LearningSettings(**(settings | changes))

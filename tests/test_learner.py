@@ -16,36 +16,17 @@ from safetensors.numpy import save_file
 from stream_ad.learning import training_job
 from stream_ad.learning.learner import Learner
 from stream_ad.learning.rest_watch import RestWatch
-from stream_ad.learning.settings import LearningSettings
 from stream_ad.learning.window_keeper import SECONDS, WindowKeeper
 from stream_ad.records import RecordSchema
 from stream_ad.registry import Arrays, ModelRegistry
 from stream_ad.simulation import SENSORS, Plant
-from tests.running import publish_model, wait_until
+from tests.running import learning_settings, publish_model, wait_until
 from tests.test_registry import a_snapshot
 from tests.test_trainer import a_job, a_window
 
 
 def learner(folder: Path) -> Learner:
-    settings = LearningSettings(
-        schema=RecordSchema(SENSORS),
-        false_alarm_rate=0.01,
-        min_rows=500,
-        window_rows=5000,
-        every_rows=None,
-        every_seconds=None,
-        min_interval_seconds=0.0,
-        timeout_seconds=100.0,
-        drift="none",
-        on_regime_change="adapt",
-        reference="none",
-        rollback_after=2000,
-        device="cpu",
-        seed=0,
-        threads=1,
-        labels=False,
-    )
-    return Learner(settings, ModelRegistry(str(folder), 10))
+    return Learner(learning_settings(schema=RecordSchema(SENSORS)), ModelRegistry(str(folder), 10))
 
 
 def offer(of: Learner, rows: np.ndarray) -> None:

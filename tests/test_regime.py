@@ -16,7 +16,7 @@ from stream_ad.config import Config
 from stream_ad.detector import Detector, Recipe
 from stream_ad.detector.detector import Findings
 from stream_ad.detector.folds import BLOCKS, blocks_to_folds
-from stream_ad.learning import Learner, LearningSettings, LoadedModel
+from stream_ad.learning import Learner, LoadedModel
 from stream_ad.learning.changes import ChangeWatch
 from stream_ad.learning.drift import Drift
 from stream_ad.learning.isolation import isolation
@@ -28,7 +28,7 @@ from stream_ad.registry import ModelRegistry
 from stream_ad.simulation import SENSORS, Plant
 from stream_ad.transports.memory import MemorySink, MemorySource
 from stream_ad.worker import Worker
-from tests.running import plant_json, wait_until
+from tests.running import learning_settings, plant_json, wait_until
 
 ALPHA = 0.01
 WINDOW = 4000
@@ -603,22 +603,9 @@ def learner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Makes learners of one registry; what they would train goes into a list."""
 
     def make() -> tuple[Learner, list[Any]]:
-        settings = LearningSettings(
-            schema=RecordSchema(features=FEATURES),
-            false_alarm_rate=ALPHA,
-            min_rows=500,
-            window_rows=WINDOW,
-            every_rows=None,
-            every_seconds=None,
-            min_interval_seconds=0.0,
-            timeout_seconds=60.0,
-            drift="adwin",
-            on_regime_change="adapt",
-            reference="none",
-            rollback_after=5000,
-            device="cpu",
-            seed=0,
-            threads=1,
+        schema = RecordSchema(features=FEATURES)
+        settings = learning_settings(
+            schema=schema, false_alarm_rate=ALPHA, window_rows=WINDOW, drift="adwin", rollback_after=5000
         )
         registry = ModelRegistry(str(tmp_path / "models"), keep=3)
         registry.check_writable()

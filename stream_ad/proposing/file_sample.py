@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import zlib
 from pathlib import Path
 
 from stream_ad.config import FileSource
@@ -13,13 +12,12 @@ from stream_ad.proposing.sample import PROGRESS_SECONDS, Progress, Sample
 from stream_ad.records import RecordSchema
 from stream_ad.transports import ConfigurationError
 from stream_ad.transports.file import FileSource as FileReader
+from stream_ad.transports.file import require_file
 
 MOST_ROWS = 10_000
 LONGEST_SECONDS = 15.0
 ANY_WORD = tuple({*MISSING_WORDS, *(write(one) for one in NO_READING for write in (str, str.upper, str.capitalize))})
 """Which of them the configuration will need is found out from the rows."""
-DAMAGES = (OSError, EOFError, zlib.error, ValueError, ArithmeticError, NotImplementedError)
-"""What the readers of gzip and of Parquet raise; a moment out of Python's range is an `ArithmeticError`."""
 
 
 def sample_file(path: Path, progress: Progress) -> tuple[Sample, FileSource]:
@@ -27,8 +25,7 @@ def sample_file(path: Path, progress: Progress) -> tuple[Sample, FileSource]:
 
     Raises `ConfigurationError` for a file that is not there, is of another kind, or has nothing in it.
     """
-    if not is_there(path):
-        raise ConfigurationError(f"there is no file {path}")
+    require_file(path)
     settings = FileSource(type="file", path=str(path))
     columns, repeated, thousands, unreadable = ["-"], list[str](), list[str](), list[str]()
     kind = path.name.removesuffix(".gz")
@@ -55,14 +52,6 @@ def sample_file(path: Path, progress: Progress) -> tuple[Sample, FileSource]:
     return sample, settings
 
 
-def is_there(path: Path) -> bool:
-    """Raises `ConfigurationError` where not even that can be told."""
-    try:
-        return path.is_file()
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-
-
 def repeated_in(names: list[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
 
@@ -73,8 +62,6 @@ def read_sample(settings: FileSource, columns: list[str], progress: Progress) ->
     try:
         reader.open()
         return spread_rows(reader, progress)
-    except DAMAGES as error:
-        raise ConfigurationError(f"{settings.path} cannot be read: {error}") from error
     finally:
         reader.close()
 
@@ -92,7 +79,7 @@ def can_be_read(settings: FileSource, columns: list[str]) -> bool:
     reader = FileReader(settings, RecordSchema(columns))
     try:
         reader.open()
-    except (ConfigurationError, *DAMAGES):
+    except ConfigurationError:
         return False
     finally:
         reader.close()
@@ -118,9 +105,10 @@ def spread_rows(reader: FileReader, progress: Progress) -> tuple[list[bytes], in
 
 def parquet_columns(path: Path) -> list[str]:
     """Raises `ConfigurationError` if it is no Parquet file."""
+    import pyarrow
     import pyarrow.parquet
 
     try:
         return list(pyarrow.parquet.read_schema(path).names)
-    except DAMAGES as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise ConfigurationError(f"{path} is no Parquet file: {error}") from error

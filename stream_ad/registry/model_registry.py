@@ -6,6 +6,7 @@ import json
 import logging
 import secrets
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -175,10 +176,9 @@ class ModelRegistry:
         settled = [s for s in accepted if s.report.get("rows", 0) >= SETTLED_ROWS]
         return next((s.version for s in settled + accepted), None)
 
-    def accepted_before(self, version: str | None) -> str | None:
-        """The latest accepted one that is earlier than this one, or than none."""
-        earlier = [s.version for s in self.list() if s.accepted and (version is None or s.version < version)]
-        return earlier[-1] if earlier else None
+    def accepted_before(self, version: str) -> str | None:
+        """The latest accepted one that is earlier than this one."""
+        return latest_before(version, self._accepted())
 
     def rollback(self, version: str | None = None) -> str:
         """Make `version` live, or the accepted one before the live one. Raises `RegistryError`.
@@ -186,9 +186,9 @@ class ModelRegistry:
         What was live and what is passed over count as rolled back: the next way back leads past them. `version` itself
         no longer does.
         """
-        live, accepted = self.live(), [summary.version for summary in self.list() if summary.accepted]
+        live, accepted = self.live(), self._accepted()
         if version is None:
-            version = self.accepted_before(live)
+            version = latest_before(live, accepted)
             if version is None:
                 raise RegistryError(f"there is no accepted model before {live} in {self.path}")
         self.load(version)
@@ -252,6 +252,10 @@ class ModelRegistry:
             return None
         return arrays
 
+    def _accepted(self) -> Sequence[str]:
+        """Versions, oldest first."""
+        return [summary.version for summary in self.list() if summary.accepted]
+
     def _next_version(self) -> str:
         """The time, or a millisecond after the latest version if the clock was set back since."""
         time = datetime.now(UTC)
@@ -271,3 +275,9 @@ class ModelRegistry:
         metadata = self.metadata(version)
         metadata["verdict"] |= changes
         self._store.replace(version, MODEL_FILE, json.dumps(metadata, indent=1).encode())
+
+
+def latest_before(version: str | None, versions: Sequence[str]) -> str | None:
+    """The last of the versions, oldest first, that is earlier than this one; the last of all without one."""
+    earlier = [one for one in versions if version is None or one < version]
+    return earlier[-1] if earlier else None

@@ -49,12 +49,7 @@ class FileSource:
 
     def open(self) -> None:
         """Raises `ConfigurationError` for a file that is not there or cannot be understood."""
-        try:
-            there = self._path.is_file()
-        except OSError as error:  # a folder that may not be entered, a name that is too long
-            raise unreadable(self._path, error) from error
-        if not there:
-            raise ConfigurationError(f"there is no file {self._path}")
+        require_file(self._path)
         name = self._path.name.removesuffix(".gz")
         if name.endswith(".parquet"):
             self._records = parquet_records(self._path, self._schema)
@@ -135,6 +130,16 @@ class FileSource:
             if first:
                 line, first = line.removeprefix(b"\xef\xbb\xbf"), False
             yield line.rstrip(b"\r\n")
+
+
+def require_file(path: Path) -> None:
+    """Raise `ConfigurationError` unless there is such a file."""
+    try:
+        there = path.is_file()
+    except OSError as error:  # a folder that may not be entered, a name that is too long
+        raise unreadable(path, error) from error
+    if not there:
+        raise ConfigurationError(f"there is no file {path}")
 
 
 def unreadable(path: Path, error: Exception) -> ConfigurationError:

@@ -91,12 +91,12 @@ def _check_right(key: str, topic: str, right: Right, given: Sequence[str] | None
     """Brokers tell of a topic to whoever has any right on it, and of these rights; old ones do not tell."""
     if given and right.upper() not in given:
         raise ConfigurationError(
-            f"{key}: {_user(settings)} is not authorised to {right.lower()} topic {topic!r} on the brokers at "
+            f"{key}: {user_of(settings)} is not authorised to {right.lower()} topic {topic!r} on the brokers at "
             f"{settings.bootstrap_servers}, but for {', '.join(sorted(given)).title()}. Grant {right} on it."
         )
 
 
-def _user(settings: KafkaConnection) -> str:
+def user_of(settings: KafkaConnection) -> str:
     return settings.sasl_username or "this client"
 
 
@@ -108,7 +108,7 @@ def _check_topic(key: str, topic: str, error: type[Exception], settings: KafkaCo
         raise ConfigurationError(f"{key}: there is no topic {topic!r} {where}. Create it or correct the name.")
     if error is errors.TopicAuthorizationFailedError:
         raise ConfigurationError(
-            f"{key}: {_user(settings)} is not authorised to use topic {topic!r} "
+            f"{key}: {user_of(settings)} is not authorised to use topic {topic!r} "
             f"{where}, or it does not exist. Grant Describe and Read (a source) or Write (a sink)."
         )
     if issubclass(error, errors.RetriableError):

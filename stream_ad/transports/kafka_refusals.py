@@ -11,7 +11,7 @@ from kafka.future import Future
 
 from stream_ad import config
 from stream_ad.transports.base import ConfigurationError, DeliveryError, TransportError
-from stream_ad.transports.kafka_probe import max_message_bytes
+from stream_ad.transports.kafka_probe import max_message_bytes, user_of
 
 TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 LOG_SECONDS = 60.0
@@ -29,7 +29,7 @@ def not_taken(key: str, topic: str, cause: Exception, what: str, settings: confi
     """The error to raise for records that the brokers do not take; the topic stands at `key` in config.yaml."""
     if isinstance(cause, errors.AuthorizationError):
         return ConfigurationError(
-            f"{key}: {settings.sasl_username or 'this client'} is not authorised to write to topic {topic!r} on the "
+            f"{key}: {user_of(settings)} is not authorised to write to topic {topic!r} on the "
             f"brokers at {settings.bootstrap_servers}: {cause}. Grant Write on it."
         )
     return DeliveryError(f"{what} for topic {topic} were not taken by {settings.bootstrap_servers}: {cause}")
